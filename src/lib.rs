@@ -1,0 +1,6 @@
+//! keepfs: a mounted backup file system.
+
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod store;

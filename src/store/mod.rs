@@ -1,0 +1,75 @@
+//! Objects by name: a directory, S3, Azure Blob, GCS, or memory. A store knows nothing of what objects mean.
+//!
+//! All calls block until the store has answered; they may be called from many threads at once. Names are the
+//! relative, `/`-separated names that [`names`] builds.
+
+use crate::clock::Time;
+use crate::error::Result;
+use bytes::Bytes;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One object as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its full name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// The store's own timestamp.
+    pub modified: Time,
+}
+
+/// Room in a store that knows its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that may still be written.
+    pub free: u64,
+}
+
+/// Objects by name.
+pub trait Store: Send + Sync + Debug {
+    /// Where this is, for messages; never with credentials.
+    fn location(&self) -> String;
+
+    /// The whole object. `NotFound` when it is missing.
+    fn get(&self, name: &str) -> Result<Bytes>;
+
+    /// Exactly these bytes. `NotFound` when the object is missing, `Damaged` when it is shorter.
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Size and time of one object. `NotFound` when it is missing.
+    fn head(&self, name: &str) -> Result<Object>;
+
+    /// Every object whose name starts with `prefix` (which ends in `/`), in order of names.
+    fn list(&self, prefix: &str) -> Result<Vec<Object>>;
+
+    /// Creates the object, durable when this returns. `AlreadyExists` when the name is taken, by whoever;
+    /// then nothing changed. The only primitive that decides races.
+    fn create(&self, name: &str, content: Bytes) -> Result<()>;
+
+    /// Starts an object that arrives in pieces. Nothing is visible before [`Upload::finish`].
+    /// The name must be new (a random id); it is not checked.
+    fn upload(&self, name: &str) -> Result<Box<dyn Upload>>;
+
+    /// Removes the object. Succeeds when it is already gone.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// Room, where the store knows it.
+    fn space(&self) -> Result<Option<Space>>;
+}
+
+/// An object on its way into a store. Dropped without `finish`, it leaves nothing that a listing shows.
+pub trait Upload: Send {
+    /// Appends bytes; may block while the store is slower than the caller. After an error the upload is dead.
+    fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Makes the object visible and durable.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// A store shared by everything that uses one repository.
+pub type SharedStore = Arc<dyn Store>;
