@@ -3,6 +3,14 @@
 //! All calls block until the store has answered; they may be called from many threads at once. Names are the
 //! relative, `/`-separated names that [`names`] builds.
 
+mod directory;
+mod memory;
+pub mod names;
+mod refusal;
+
+pub use directory::DirectoryStore;
+pub use memory::MemoryStore;
+
 use crate::clock::Time;
 use crate::error::Result;
 use bytes::Bytes;
@@ -44,7 +52,7 @@ pub trait Store: Send + Sync + Debug {
     /// Size and time of one object. `NotFound` when it is missing.
     fn head(&self, name: &str) -> Result<Object>;
 
-    /// Every object whose name starts with `prefix` (which ends in `/`), in order of names.
+    /// Every object whose name starts with `prefix` (which ends in `/`, or is empty for all), in order of names.
     fn list(&self, prefix: &str) -> Result<Vec<Object>>;
 
     /// Creates the object, durable when this returns. `AlreadyExists` when the name is taken, by whoever;
