@@ -1,6 +1,8 @@
 //! keepfs: a mounted backup file system.
 
+pub mod chunk;
 pub mod clock;
 pub mod error;
 pub mod id;
+pub mod repository;
 pub mod store;

@@ -6,6 +6,7 @@
 mod directory;
 mod memory;
 pub mod names;
+pub mod probe;
 mod refusal;
 
 pub use directory::DirectoryStore;

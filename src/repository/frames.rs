@@ -1,0 +1,187 @@
+//! Reading: chunk to index to frame, through a cache of decompressed frames that is bounded in bytes.
+
+use super::index::Location;
+use super::pack::{FrameSpan, PackReader, Payload};
+use super::{Access, Repository};
+use crate::error::{Error, Kind, Result};
+use crate::id::{ChunkId, ObjectId};
+use crate::store::names::Name;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A decompressed frame.
+pub type Frame = Arc<Vec<u8>>;
+type Key = (ObjectId, u32);
+type Slot = Arc<Mutex<Option<Frame>>>;
+
+/// Decrypting a frame needs its pack's key; this many packs' keys are kept, 200 bytes each.
+const READERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// Frames of one pack that lie together are fetched in one request of at most this many bytes.
+const FETCH_BYTES_MAX: u64 = 8 << 20;
+
+/// Decompressed frames, least recently used first out. A frame that several readers want is read once.
+#[derive(Debug)]
+pub(crate) struct FrameCache {
+    bytes_max: u64,
+    frames: Mutex<(LruCache<Key, (Slot, u32)>, u64)>,
+    readers: Mutex<LruCache<ObjectId, Arc<PackReader>>>,
+}
+
+impl FrameCache {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self {
+            bytes_max,
+            frames: Mutex::new((LruCache::unbounded(), 0)),
+            readers: Mutex::new(LruCache::new(READERS_MAX)),
+        }
+    }
+
+    /// The slot of a frame: empty when nobody has read it yet. Whoever fills it holds its lock meanwhile.
+    fn slot(&self, key: Key, plain_bytes: u32) -> Slot {
+        let mut guard = self.frames.lock();
+        let (frames, used) = &mut *guard;
+        if let Some((slot, _)) = frames.get(&key) {
+            return slot.clone();
+        }
+        let slot = Slot::default();
+        frames.put(key, (slot.clone(), plain_bytes));
+        *used += u64::from(plain_bytes);
+        while *used > self.bytes_max && frames.len() > 1 {
+            let (_, (_, bytes)) = frames.pop_lru().expect("more than one frame is there");
+            *used -= u64::from(bytes);
+        }
+        slot
+    }
+
+    fn reader(&self, access: &Access, location: &Location) -> Result<Arc<PackReader>> {
+        if let Some(reader) = self.readers.lock().get(&location.pack.id) {
+            return Ok(reader.clone());
+        }
+        let reader = Arc::new(PackReader::of_entry(&access.ring, &location.pack)?);
+        self.readers.lock().put(location.pack.id, reader.clone());
+        Ok(reader)
+    }
+}
+
+impl Repository {
+    fn pack_name(location: &Location) -> String {
+        Name::Pack(location.pack.kind, location.pack.id).to_string()
+    }
+
+    fn stored(&self, location: &Location, range: Range<u64>) -> Result<bytes::Bytes> {
+        self.access
+            .store
+            .get_range(&Self::pack_name(location), range)
+            .map_err(|error| match error.kind() {
+                Kind::NotFound => Error::new(
+                    Kind::Damaged,
+                    format!("pack {} is missing from {}", location.pack.id, self.location()),
+                ),
+                _ => error.context(format_args!("reading pack {}", location.pack.id)),
+            })
+    }
+
+    /// A decompressed frame of the pack that `location` names.
+    pub fn frame(&self, location: &Location, span: &FrameSpan) -> Result<Frame> {
+        let slot = self.frames.slot((location.pack.id, span.number), span.plain_bytes());
+        let mut filled = slot.lock();
+        if let Some(frame) = &*filled {
+            return Ok(frame.clone());
+        }
+        let bytes = self.stored(location, span.object_range())?;
+        let frame = Arc::new(self.frames.reader(&self.access, location)?.plain(span, bytes.into())?);
+        *filled = Some(frame.clone());
+        Ok(frame)
+    }
+
+    /// Reads these frames of one pack (ascending, gaps allowed) into the cache with as few requests as sense makes.
+    /// Frames that are there already are not read again. Failures are left for the reader who needs the frame.
+    pub fn prefetch(&self, location: &Location, spans: &[FrameSpan]) {
+        for run in adjacent(spans) {
+            // Whoever asks for one of these frames waits for its lock; one that is being read is left to its reader.
+            let slots: Vec<_> = run
+                .iter()
+                .map(|span| self.frames.slot((location.pack.id, span.number), span.plain_bytes()))
+                .collect();
+            let mut locks: Vec<_> = slots.iter().map(|slot| slot.try_lock()).collect();
+            let wanted = |lock: &Option<parking_lot::MutexGuard<'_, Option<Frame>>>| lock.as_ref().is_some_and(|slot| slot.is_none());
+            let Some(first) = locks.iter().position(wanted) else { continue };
+            let last = locks.iter().rposition(wanted).unwrap_or(first);
+            let base = run[first].object_range().start;
+            let Ok(bytes) = self.stored(location, base..run[last].object_range().end) else { continue };
+            let Ok(reader) = self.frames.reader(&self.access, location) else { continue };
+            for (span, lock) in run.iter().zip(&mut locks).take(last + 1).skip(first) {
+                let Some(slot) = lock.as_mut().filter(|slot| slot.is_none()) else { continue };
+                let range = span.object_range();
+                let stored = bytes[(range.start - base) as usize..(range.end - base) as usize].to_vec();
+                **slot = reader.plain(span, stored).ok().map(Arc::new);
+                *lock = None;
+            }
+        }
+    }
+
+    /// Decrypted but still compressed frames of one pack, adjacent and ascending, in one request.
+    pub fn payloads(&self, location: &Location, spans: &[FrameSpan]) -> Result<Vec<Payload>> {
+        let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return Ok(Vec::new()) };
+        let base = first.object_range().start;
+        let bytes = self.stored(location, base..last.object_range().end)?;
+        let reader = self.frames.reader(&self.access, location)?;
+        spans
+            .iter()
+            .map(|span| {
+                let range = span.object_range();
+                let stored = &bytes[(range.start - base) as usize..(range.end - base) as usize];
+                reader.payload(span, stored.to_vec())
+            })
+            .collect()
+    }
+
+    /// The whole chunk, its content checked against its id.
+    pub fn read_chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
+        let location = self.locate(id)?;
+        let mut content = Vec::with_capacity(location.length as usize);
+        self.read_located(&location, 0..location.length, &mut content)?;
+        if ChunkId::of(&content) != *id {
+            let message = format!("chunk {id} in pack {} has other content than its id says", location.pack.id);
+            return Err(Error::new(Kind::Damaged, message));
+        }
+        Ok(content)
+    }
+
+    /// Appends a part of a chunk to `output`. What a frame's authentication does not cover, the id is checked for
+    /// when the whole chunk is read.
+    pub fn read_located(&self, location: &Location, range: Range<u32>, output: &mut Vec<u8>) -> Result<()> {
+        if range.end > location.length || range.start > range.end {
+            return Err(Error::new(Kind::Damaged, "a chunk is shorter than the file that holds it says"));
+        }
+        let mut at = location.offset + range.start;
+        let end = location.offset + range.end;
+        while at < end {
+            let span = location.frame_at(at - location.offset)?;
+            let frame = self.frame(location, &span)?;
+            let upto = end.min(span.stream_end);
+            output.extend_from_slice(&frame[(at - span.stream_begin) as usize..(upto - span.stream_begin) as usize]);
+            at = upto;
+        }
+        Ok(())
+    }
+}
+
+/// Runs of frames that lie together, none longer than one request should be.
+fn adjacent(spans: &[FrameSpan]) -> impl Iterator<Item = &[FrameSpan]> {
+    let mut rest = spans;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let begin = first.object_range().start;
+        let ends = rest
+            .windows(2)
+            .take_while(|pair| pair[0].object_end == pair[1].object_begin && pair[1].object_range().end - begin <= FETCH_BYTES_MAX)
+            .count();
+        let (run, others) = rest.split_at(ends + 1);
+        rest = others;
+        Some(run)
+    })
+}

@@ -1,0 +1,491 @@
+//! A repository: a store, its keys and a format. The only room that knows bytes at rest.
+//!
+//! [`format`] describes every byte; the other files of this room hold each structure's layout beside its code.
+
+mod codec;
+mod crypto;
+pub mod format;
+mod frames;
+mod header;
+mod index;
+mod keys;
+mod pack;
+mod sealed;
+mod segment;
+mod writer;
+
+pub use codec::{decode, encode};
+pub use crypto::{Ring, Secret};
+pub use frames::Frame;
+pub use header::Header;
+pub use index::Location;
+pub use keys::{Credential, Slot, SlotFacts, SlotKind};
+pub use pack::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer, decompress};
+pub use segment::{ChunkEntry, PackEntry, Segment};
+pub use writer::{GROUP_BYTES, LANES, Lane, PIECE_BYTES, Writer, Written};
+
+use crate::chunk::Cutting;
+use crate::clock::{Clock, Time};
+use crate::error::{Error, Kind, Result};
+use crate::id::{ChunkId, ObjectId, random_bytes};
+use crate::store::names::{self, Name, PackKind};
+use crate::store::{SharedStore, probe};
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+use crypto::{ObjectKind, Owner};
+use frames::FrameCache;
+use index::Index;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Store and keys: what reading and writing one repository needs.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) store: SharedStore,
+    pub(crate) ring: Ring,
+}
+
+/// Limits for content-defined cutting, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct CutLimits {
+    /// No chunk but a file's last is shorter.
+    pub min: u32,
+    /// The usual length; a power of two.
+    pub average: u32,
+    /// No chunk is longer.
+    pub max: u32,
+}
+
+/// Settings of a repository: the document `config/<n>`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Settings {
+    /// Seed of content-defined cutting; fixed at init.
+    pub seed: [u8; 32],
+    /// Limits of cutting; fixed at init.
+    pub cut: CutLimits,
+    /// A pack is closed when it has this many bytes.
+    pub pack_bytes: u64,
+    /// zstd level.
+    pub level: i32,
+    /// Storage class of data packs; empty for the store's default.
+    pub storage_class: String,
+    /// Owner of the repository's directory in a mount.
+    pub uid: u32,
+    /// Group of the repository's directory in a mount.
+    pub gid: u32,
+    /// Permission bits of the repository's directory in a mount.
+    pub mode: u32,
+    /// Settings of later versions that a reader may ignore, by name.
+    pub more: Vec<(String, String)>,
+}
+
+/// Chosen by measurement; see `format` for the figures.
+pub const DEFAULT_CUT: CutLimits = CutLimits {
+    min: 128 << 10,
+    average: 512 << 10,
+    max: 2 << 20,
+};
+/// Packs where backups are written.
+pub const DEFAULT_PACK_BYTES: u64 = 16 << 20;
+/// The range of pack sizes.
+pub const PACK_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// zstd level of new repositories.
+pub const DEFAULT_LEVEL: i32 = 3;
+
+impl Default for Settings {
+    /// Settings for a new repository with a seed of its own, owned by the calling user.
+    fn default() -> Self {
+        Self {
+            seed: random_bytes(),
+            cut: DEFAULT_CUT,
+            pack_bytes: DEFAULT_PACK_BYTES,
+            level: DEFAULT_LEVEL,
+            storage_class: String::new(),
+            // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
+            uid: unsafe { libc::geteuid() },
+            // SAFETY: as above.
+            gid: unsafe { libc::getegid() },
+            mode: 0o755,
+            more: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// How this repository cuts contents.
+    pub fn cutting(&self) -> Cutting {
+        Cutting::by_content(&self.seed, self.cut.min, self.cut.average, self.cut.max).expect("check() has seen the limits")
+    }
+
+    fn check(&self) -> Result<()> {
+        if !PACK_BYTES_RANGE.contains(&self.pack_bytes) {
+            let message = format!("a pack size of {} bytes is not possible; choose one from 1 MiB to 1 GiB", self.pack_bytes);
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        if !(1..=22).contains(&self.level) {
+            let message = format!("there is no zstd level {}; choose one from 1 to 22", self.level);
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let cut = self.cut;
+        let sound = cut.min >= 64 && cut.min <= cut.average && cut.average <= cut.max && cut.average.is_power_of_two();
+        if !sound || cut.max as usize > CHUNK_BYTES_MAX {
+            return Err(Error::new(Kind::Invalid, "the repository's limits for cutting contradict each other"));
+        }
+        Ok(())
+    }
+}
+
+/// What a host keeps beside a repository, and how much memory reading may take.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// Directory for caches of all repositories; may be removed at any time.
+    pub cache: PathBuf,
+    /// Bytes of decompressed frames kept in memory.
+    pub frame_cache_bytes: u64,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Repository {
+    access: Access,
+    header: Header,
+    settings: Settings,
+    index: Index,
+    frames: FrameCache,
+    local: Local,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store. Fails with `AlreadyExists` when there is one, with `Invalid` when the
+    /// store cannot create objects honestly or a setting is out of range.
+    pub fn init(store: SharedStore, credential: &Credential, label: &str, settings: &Settings, clock: &Clock) -> Result<()> {
+        settings.check()?;
+        let abilities = probe::probe(store.as_ref())?;
+        if !abilities.create_if_absent {
+            let message = format!(
+                "{} does not honour create-if-absent (it answers success when an object is already there), so two hosts could overwrite each other; use another store",
+                store.location()
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let taken = || Error::new(Kind::AlreadyExists, format!("there is already a repository in {}; use it, or choose another place", store.location()));
+        if store.head(&Name::Header.to_string()).is_ok() {
+            return Err(taken());
+        }
+        let now = clock.now();
+        let ring = Ring::new(ObjectId::random());
+        let header = Header::new(ring.repository, now);
+        let access = Access { store: store.clone(), ring };
+        // The header is written last: without it there is no repository, whatever a crash leaves.
+        access.add_key(credential, label, now)?;
+        access.create_document(Name::Config(0), settings)?;
+        let bytes = header.encode(&access.ring);
+        store.create(&Name::Header.to_string(), bytes.into()).map_err(|error| match error.kind() {
+            Kind::AlreadyExists => taken(),
+            _ => error,
+        })
+    }
+
+    /// Opens the repository in this store.
+    ///
+    /// Fails with `NoRepository`, `TooNew`, `WrongKey` (no slot opens), `Damaged`, or what the store answers.
+    pub fn open(store: SharedStore, credential: &Credential, local: Local) -> Result<Arc<Self>> {
+        let name = Name::Header.to_string();
+        let bytes = store.get(&name).map_err(|error| match error.kind() {
+            Kind::NotFound => Error::new(
+                Kind::NoRepository,
+                format!("there is no repository in {}; make one with `keepfs init`", store.location()),
+            ),
+            _ => error,
+        })?;
+        let header = Header::decode(&bytes).map_err(|error| error.context(store.location()))?;
+        let ring = open_ring(&store, header.repository, credential)?;
+        Header::confirm(&bytes, &ring)?;
+        let access = Access { store, ring };
+        let settings = access.newest_settings()?;
+        let directory = local.cache.join(header.repository.to_string());
+        make_private(&directory)?;
+        let index = Index::new(directory.join("index"))?;
+        index.refresh(&access)?;
+        Ok(Arc::new(Self {
+            frames: FrameCache::new(local.frame_cache_bytes),
+            access,
+            header,
+            settings,
+            index,
+            local,
+        }))
+    }
+
+    /// The repository's id.
+    pub fn id(&self) -> ObjectId {
+        self.header.repository
+    }
+
+    /// Where it is, for messages.
+    pub fn location(&self) -> String {
+        self.access.store.location()
+    }
+
+    /// Its store, for listings and sizes.
+    pub fn store(&self) -> &SharedStore {
+        &self.access.store
+    }
+
+    /// Its keys, for decoding packs found in the store.
+    pub fn ring(&self) -> &Ring {
+        &self.access.ring
+    }
+
+    /// Its settings when it was opened.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Its header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What the host keeps for it.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// This repository's own directory among the host's caches.
+    pub fn cache_directory(&self) -> PathBuf {
+        self.local.cache.join(self.id().to_string())
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Time {
+        self.local.clock.now()
+    }
+
+    /// Fails with `ReadOnly` when the repository uses features that only a newer program may write with.
+    pub fn require_writable(&self) -> Result<()> {
+        if self.header.writable() {
+            return Ok(());
+        }
+        let message = format!("{} uses features that this keepfs can read but not write; use a newer keepfs", self.location());
+        Err(Error::new(Kind::ReadOnly, message))
+    }
+
+    /// Where the chunk is. When the index does not know it, the index is looked at anew once.
+    pub fn locate(&self, id: &ChunkId) -> Result<Location> {
+        if let Some(location) = self.index.find(id, None)? {
+            return Ok(location);
+        }
+        self.index.refresh(&self.access)?;
+        self.index.find(id, None)?.ok_or_else(|| {
+            let message = format!("chunk {id} is not in the index of {}; run `keepfs check`", self.location());
+            Error::new(Kind::Damaged, message)
+        })
+    }
+
+    /// Where the chunk is, as far as the loaded index knows.
+    pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
+        self.index.find(id, None)
+    }
+
+    /// Loads index segments that other hosts have written since.
+    pub fn refresh_index(&self) -> Result<()> {
+        self.index.refresh(&self.access)
+    }
+
+    /// Merges index segments where many have gathered; returns how many were merged.
+    pub fn merge_index(&self) -> Result<usize> {
+        self.index.merge(&self.access)
+    }
+
+    /// The live index segments.
+    pub fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        self.index.segments()
+    }
+
+    /// Index segments that cannot be read, with the reason.
+    pub fn index_problems(&self) -> Vec<(ObjectId, String)> {
+        self.index.problems()
+    }
+
+    /// Publishes the index facts of packs whose directories were read again.
+    pub fn publish_packs(&self, packs: &[(PackKind, PackFacts)]) -> Result<()> {
+        self.require_writable()?;
+        self.index.publish(&self.access, packs)
+    }
+
+    /// A document. `NotFound` when there is none of this name.
+    pub fn document<T: Decode<()>>(&self, name: Name) -> Result<T> {
+        self.access.document(name)
+    }
+
+    /// The encoded document, decrypted but not decoded.
+    pub fn document_bytes(&self, name: Name) -> Result<Vec<u8>> {
+        self.access.document_bytes(name)
+    }
+
+    /// Creates a document; `AlreadyExists` when the name is taken.
+    pub fn create_document<T: Encode>(&self, name: Name, document: &T) -> Result<()> {
+        self.require_writable()?;
+        self.access.create_document(name, document)
+    }
+
+    /// A key for one purpose that lasts as long as the repository.
+    pub fn lasting_key(&self, purpose: &str) -> [u8; 32] {
+        self.access.ring.lasting_key(purpose)
+    }
+
+    /// Every key slot with its facts; a slot that cannot be read has its error.
+    pub fn key_slots(&self) -> Result<Vec<(ObjectId, Result<(SlotKind, SlotFacts)>)>> {
+        let slots = self.access.store.list(names::KEYS)?;
+        let ids = slots.iter().filter_map(|object| match Name::parse(&object.name) {
+            Some(Name::Key(id)) => Some(id),
+            _ => None,
+        });
+        Ok(ids.map(|id| (id, self.access.slot(id))).collect())
+    }
+
+    /// Adds a slot for another password or key file; returns its id.
+    pub fn add_key(&self, credential: &Credential, label: &str) -> Result<ObjectId> {
+        self.require_writable()?;
+        self.access.add_key(credential, label, self.now())
+    }
+
+    /// Removes a slot. Fails with `NotFound` when there is none, with `Denied` when it is the last.
+    pub fn remove_key(&self, id: ObjectId) -> Result<()> {
+        self.require_writable()?;
+        let slots = self.key_slots()?;
+        let others = slots.iter().filter(|(other, slot)| *other != id && slot.is_ok()).count();
+        if others == slots.len() {
+            return Err(Error::new(Kind::NotFound, format!("there is no key {id}; `keepfs key list` shows all")));
+        }
+        if others == 0 {
+            let message = "this is the last key, and without a key nothing can ever be read again; add another first";
+            return Err(Error::new(Kind::Denied, message));
+        }
+        self.access.store.delete(&Name::Key(id).to_string())
+    }
+}
+
+impl Access {
+    fn owner(&self, name: Name) -> Owner {
+        let (kind, id, number) = match name {
+            Name::Header => (ObjectKind::Key, ObjectId::default(), 0),
+            Name::Key(id) => (ObjectKind::Key, id, 0),
+            Name::Config(n) => (ObjectKind::Config, ObjectId::default(), n),
+            Name::Backup(id, n) => (ObjectKind::Backup, id, n),
+            Name::Pack(PackKind::Data, id) => (ObjectKind::DataPack, id, 0),
+            Name::Pack(PackKind::Tree, id) => (ObjectKind::TreePack, id, 0),
+            Name::Index(id) => (ObjectKind::Index, id, 0),
+            Name::Catalogue(id) => (ObjectKind::Catalogue, id, 0),
+            Name::Point(id, generation) => (ObjectKind::Point, id, generation),
+            Name::Mark(id, n) => (ObjectKind::Mark, id, n),
+            Name::Trash(id, generation) => (ObjectKind::Trash, id, generation),
+            Name::Lease(id) => (ObjectKind::Lease, id, 0),
+            Name::Session(id, n) => (ObjectKind::Session, id, n),
+            Name::Condemned(n) => (ObjectKind::Condemned, ObjectId::default(), n),
+        };
+        Owner {
+            repository: self.ring.repository,
+            kind,
+            id,
+            number,
+        }
+    }
+
+    fn document_bytes(&self, name: Name) -> Result<Vec<u8>> {
+        let object = self.store.get(&name.to_string())?;
+        sealed::open(&self.ring, self.owner(name), &object).map_err(|error| error.context(name))
+    }
+
+    fn document<T: Decode<()>>(&self, name: Name) -> Result<T> {
+        decode(&self.document_bytes(name)?).map_err(|error| error.context(name))
+    }
+
+    fn create_document<T: Encode>(&self, name: Name, document: &T) -> Result<()> {
+        let bytes = sealed::seal(&self.ring, self.owner(name), &encode(document))?;
+        self.store.create(&name.to_string(), Bytes::from(bytes))
+    }
+
+    fn newest_settings(&self) -> Result<Settings> {
+        let listed = self.store.list(names::CONFIG)?;
+        let newest = listed.iter().filter_map(|object| match Name::parse(&object.name) {
+            Some(Name::Config(n)) => Some(n),
+            _ => None,
+        });
+        let Some(n) = newest.max() else {
+            let message = format!("the settings of the repository in {} are missing", self.store.location());
+            return Err(Error::new(Kind::Damaged, message));
+        };
+        let settings: Settings = self.document(Name::Config(n))?;
+        settings.check().map_err(|error| Error::new(Kind::Damaged, error.message()))?;
+        Ok(settings)
+    }
+
+    fn add_key(&self, credential: &Credential, label: &str, now: Time) -> Result<ObjectId> {
+        let id = ObjectId::random();
+        let kind = match credential {
+            Credential::Password(_) => SlotKind::Password,
+            Credential::KeyFile(_) => SlotKind::KeyFile,
+        };
+        let slot = Slot::wrap(&self.ring, id, kind, credential, label, now, &host_name())?;
+        self.store.create(&Name::Key(id).to_string(), slot.encode().into())?;
+        Ok(id)
+    }
+
+    fn slot(&self, id: ObjectId) -> Result<(SlotKind, SlotFacts)> {
+        let slot = Slot::decode(&self.store.get(&Name::Key(id).to_string())?)?;
+        let facts = slot.facts(&self.ring, id)?;
+        Ok((slot.kind, facts))
+    }
+}
+
+/// Tries the credential on every slot. A damaged slot is passed over, and named only if no other opens.
+fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential) -> Result<Ring> {
+    let mut damaged = None;
+    let mut slots = 0;
+    for object in store.list(names::KEYS)? {
+        let Some(Name::Key(id)) = Name::parse(&object.name) else { continue };
+        slots += 1;
+        let opened = Slot::decode(&store.get(&object.name)?).and_then(|slot| slot.open(repository, id, credential));
+        match opened {
+            Ok(Some(ring)) => return Ok(ring),
+            Ok(None) => {}
+            Err(error) => damaged = Some(error.context(format_args!("key slot {id}"))),
+        }
+    }
+    if let Some(error) = damaged {
+        return Err(error);
+    }
+    if slots == 0 {
+        let message = format!("the repository in {} has no key slot left; bring back an object of its keys/", store.location());
+        return Err(Error::new(Kind::Damaged, message));
+    }
+    let what = match credential {
+        Credential::Password(_) => "password",
+        Credential::KeyFile(_) => "key file",
+    };
+    let message = format!("this {what} does not open the repository in {}; try another", store.location());
+    Err(Error::new(Kind::WrongKey, message))
+}
+
+/// The name of this host, as the kernel tells it.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Makes a directory, and those above it, that only this user may enter.
+pub fn make_private(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| Error::io(format_args!("making {}", directory.display()), error))
+}

@@ -1,0 +1,386 @@
+//! Writing: chunks to frames to packs to the store, then the index. The order protects what is acknowledged:
+//! a chunk is in the index only when its pack is durable, and [`Writer::flush`] returns when both are.
+
+use super::Repository;
+use super::pack::{FRAME_BYTES_MAX, PackBuilder, PackFacts, Payload, STREAM_BYTES_MAX};
+use crate::error::{Error, Kind, Result};
+use crate::id::{ChunkId, ObjectId};
+use crate::store::Upload;
+use crate::store::names::{Name, PackKind};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+/// Plain bytes after which a frame of small chunks is closed.
+pub const GROUP_BYTES: usize = 2 << 20;
+/// A chunk of a large file is cut into frames of at most this many plain bytes: what a random 4 KiB read decrypts.
+pub const PIECE_BYTES: usize = 256 << 10;
+/// Frames of small chunks that are open at a time, one for each class of file name endings.
+pub const LANES: usize = 16;
+/// Plain bytes of a frame of tree pages.
+const TREE_FRAME_BYTES: usize = 512 << 10;
+/// A compressed frame must be at least a sixty-fourth shorter, or it is stored raw and read faster.
+const RAW_SHARE: usize = 64;
+/// Packs that are being made durable while the next one is written.
+const FINISHING_MAX: usize = 3;
+/// An index segment is published at the latest after so many packs or chunks: what a crash may make a rerun send again.
+const UNPUBLISHED_PACKS_MAX: usize = 16;
+const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
+const SHARDS: usize = 16;
+
+/// How a chunk is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Together with other small chunks of the same lane (0..[`LANES`]).
+    Group(u8),
+    /// By itself, in pieces.
+    Alone,
+    /// With other tree pages, in a tree pack.
+    Tree,
+}
+
+impl Lane {
+    /// The lane for a small file of this name: files with the same ending compress better together.
+    pub fn of_name(name: &[u8]) -> Self {
+        let ending = match name.iter().rposition(|byte| *byte == b'.') {
+            Some(dot) if dot > 0 && name.len() - dot <= 8 => &name[dot + 1..],
+            _ => &[],
+        };
+        let hash = ending
+            .iter()
+            .fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193));
+        Self::Group(((hash >> 16) as usize % LANES) as u8)
+    }
+
+    fn kind(self) -> PackKind {
+        match self {
+            Self::Tree => PackKind::Tree,
+            _ => PackKind::Data,
+        }
+    }
+}
+
+/// What a writer has done so far.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Chunks that were not there before.
+    pub chunks: AtomicU64,
+    /// Their plain bytes.
+    pub plain_bytes: AtomicU64,
+    /// Bytes of packs, directories and trailers included.
+    pub stored_bytes: AtomicU64,
+    /// Bytes of data packs.
+    pub data_bytes: AtomicU64,
+    /// Data packs finished.
+    pub data_packs: AtomicU64,
+    /// Frames that arrived compressed and moved as they were.
+    pub frames_moved: AtomicU64,
+    /// Frames compressed here.
+    pub frames_compressed: AtomicU64,
+}
+
+/// Chunks of one lane that wait to become a frame.
+#[derive(Default)]
+struct Group {
+    plain: Vec<u8>,
+    chunks: Vec<(ChunkId, u32)>,
+}
+
+struct OpenPack {
+    builder: PackBuilder,
+    upload: Box<dyn Upload>,
+}
+
+/// Writes chunks into a repository. Shared by all threads of one backup or copy.
+pub struct Writer {
+    repository: Arc<Repository>,
+    /// The repository that moved frames come from.
+    origin: Option<ObjectId>,
+    claimed: [Mutex<HashSet<ChunkId>>; SHARDS],
+    groups: Vec<Mutex<Group>>,
+    trees: Mutex<Group>,
+    data_pack: Mutex<Option<OpenPack>>,
+    tree_pack: Mutex<Option<OpenPack>>,
+    finishing: Mutex<Vec<JoinHandle<Result<()>>>>,
+    unpublished: Arc<Mutex<Vec<(PackKind, PackFacts)>>>,
+    failed: Mutex<Option<(Kind, String)>>,
+    /// What was done so far.
+    pub written: Arc<Written>,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Writer({})", self.repository.location())
+    }
+}
+
+impl Writer {
+    /// A writer of contents that are hashed here (`origin` none), or of frames that `origin` hashed.
+    /// Fails with `ReadOnly` when this program must not write to the repository.
+    pub fn new(repository: Arc<Repository>, origin: Option<ObjectId>) -> Result<Self> {
+        repository.require_writable()?;
+        Ok(Self {
+            repository,
+            origin,
+            claimed: Default::default(),
+            groups: (0..LANES).map(|_| Mutex::default()).collect(),
+            trees: Mutex::default(),
+            data_pack: Mutex::default(),
+            tree_pack: Mutex::default(),
+            finishing: Mutex::default(),
+            unpublished: Arc::default(),
+            failed: Mutex::default(),
+            written: Arc::default(),
+        })
+    }
+
+    /// The repository written to.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    fn shard(&self, id: &ChunkId) -> &Mutex<HashSet<ChunkId>> {
+        &self.claimed[id.0[31] as usize % SHARDS]
+    }
+
+    /// Whether the repository has the chunk, or this writer is writing it.
+    pub fn has(&self, id: &ChunkId) -> Result<bool> {
+        // The claim is looked at first: publishing adds to the index before it lets go of the claim.
+        let claimed = self.shard(id).lock();
+        Ok(claimed.contains(id) || self.in_index(id)?)
+    }
+
+    fn in_index(&self, id: &ChunkId) -> Result<bool> {
+        let found = self.repository.index.find(id, self.origin)?;
+        Ok(found.is_some_and(|location| location.trusted(self.origin)))
+    }
+
+    /// Claims a chunk for this caller to write: false when the repository has it or it is claimed already.
+    pub fn claim(&self, id: &ChunkId) -> Result<bool> {
+        let mut claimed = self.shard(id).lock();
+        Ok(!claimed.contains(id) && !self.in_index(id)? && claimed.insert(*id))
+    }
+
+    /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
+    pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
+        if !self.claim(&id)? {
+            return Ok(false);
+        }
+        self.put_claimed(lane, id, content)?;
+        Ok(true)
+    }
+
+    /// Stores a chunk that this caller has claimed.
+    pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
+        self.written.chunks.fetch_add(1, Relaxed);
+        self.written.plain_bytes.fetch_add(content.len() as u64, Relaxed);
+        let (group, limit) = match lane {
+            Lane::Group(lane) => (&self.groups[lane as usize % LANES], GROUP_BYTES),
+            Lane::Tree => (&self.trees, TREE_FRAME_BYTES),
+            Lane::Alone => return self.put_alone(id, content),
+        };
+        let full = {
+            let mut group = group.lock();
+            // A frame never outgrows what a reader accepts, however large the last chunk is.
+            let ready = (group.plain.len() + content.len() > FRAME_BYTES_MAX).then(|| std::mem::take(&mut *group));
+            group.plain.extend_from_slice(content);
+            group.chunks.push((id, content.len() as u32));
+            let full = (group.plain.len() >= limit).then(|| std::mem::take(&mut *group));
+            [ready, full]
+        };
+        full.into_iter().flatten().try_for_each(|group| self.write_group(lane.kind(), group))
+    }
+
+    fn put_alone(&self, id: ChunkId, content: &[u8]) -> Result<()> {
+        let pieces = content.len().div_ceil(PIECE_BYTES).max(1);
+        let payloads = content
+            .chunks(content.len().div_ceil(pieces).max(1))
+            .map(|piece| self.compress(piece))
+            .collect::<Result<_>>()?;
+        self.append(PackKind::Data, payloads, vec![(id, content.len() as u32)])
+    }
+
+    fn write_group(&self, kind: PackKind, group: Group) -> Result<()> {
+        if group.chunks.is_empty() {
+            return Ok(());
+        }
+        let payload = self.compress(&group.plain)?;
+        self.append(kind, vec![payload], group.chunks)
+    }
+
+    fn compress(&self, plain: &[u8]) -> Result<Payload> {
+        thread_local! {
+            static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+        }
+        self.written.frames_compressed.fetch_add(1, Relaxed);
+        let level = self.repository.settings().level;
+        let compressed = COMPRESSOR.with_borrow_mut(|slot| {
+            if slot.as_ref().is_none_or(|(at, _)| *at != level) {
+                *slot = Some((level, zstd::bulk::Compressor::new(level)?));
+            }
+            let (_, compressor) = slot.as_mut().expect("it was just made");
+            compressor.compress(plain)
+        });
+        let compressed = compressed.map_err(|error| Error::io("compressing a frame", error))?;
+        let pays = compressed.len() < plain.len() - plain.len() / RAW_SHARE;
+        Ok(Payload {
+            bytes: if pays { compressed } else { plain.to_vec() },
+            plain_bytes: plain.len() as u32,
+        })
+    }
+
+    /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
+    /// has claimed those chunks.
+    pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        self.written.frames_moved.fetch_add(payloads.len() as u64, Relaxed);
+        self.written.chunks.fetch_add(chunks.len() as u64, Relaxed);
+        let plain_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.1)).sum();
+        self.written.plain_bytes.fetch_add(plain_bytes, Relaxed);
+        self.append(PackKind::Data, payloads, chunks)
+    }
+
+    /// Puts frames, which stay together, at the end of the open pack of their kind.
+    fn append(&self, kind: PackKind, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        self.check_failed()?;
+        let result = self.append_to_pack(kind, payloads, chunks);
+        self.note_failure(result)
+    }
+
+    fn append_to_pack(&self, kind: PackKind, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        let full = {
+            let mut open = self.pack(kind).lock();
+            let pack = match &mut *open {
+                Some(pack) => pack,
+                None => open.insert(self.open_pack(kind)?),
+            };
+            for mut payload in payloads {
+                pack.builder.frame(&mut payload.bytes, payload.plain_bytes);
+                pack.upload.write(Bytes::from(payload.bytes))?;
+            }
+            pack.builder.chunks(chunks);
+            let full = pack.builder.object_bytes() >= self.repository.settings().pack_bytes
+                || pack.builder.stream_bytes() + 2 * FRAME_BYTES_MAX as u64 > STREAM_BYTES_MAX;
+            if full { open.take() } else { None }
+        };
+        full.map_or(Ok(()), |pack| self.finish_pack(kind, pack))
+    }
+
+    fn pack(&self, kind: PackKind) -> &Mutex<Option<OpenPack>> {
+        match kind {
+            PackKind::Data => &self.data_pack,
+            PackKind::Tree => &self.tree_pack,
+        }
+    }
+
+    fn open_pack(&self, kind: PackKind) -> Result<OpenPack> {
+        let origin = match kind {
+            PackKind::Data => self.origin.unwrap_or_default(),
+            PackKind::Tree => ObjectId::default(),
+        };
+        let access = &self.repository.access;
+        let (builder, head) = PackBuilder::new(&access.ring, kind, ObjectId::random(), origin)?;
+        let mut upload = access.store.upload(&Name::Pack(kind, builder.id()).to_string())?;
+        upload.write(Bytes::from(head))?;
+        Ok(OpenPack { builder, upload })
+    }
+
+    /// Makes a pack durable in the background; at most [`FINISHING_MAX`] at a time.
+    fn finish_pack(&self, kind: PackKind, pack: OpenPack) -> Result<()> {
+        let (written, unpublished) = (self.written.clone(), self.unpublished.clone());
+        let finish = move || {
+            let OpenPack { builder, mut upload } = pack;
+            let (end, facts) = builder.finish();
+            upload.write(Bytes::from(end))?;
+            upload.finish()?;
+            written.stored_bytes.fetch_add(facts.object_bytes, Relaxed);
+            if kind == PackKind::Data {
+                written.data_bytes.fetch_add(facts.object_bytes, Relaxed);
+                written.data_packs.fetch_add(1, Relaxed);
+            }
+            unpublished.lock().push((kind, facts));
+            Ok(())
+        };
+        let oldest = {
+            let mut finishing = self.finishing.lock();
+            finishing.push(std::thread::spawn(finish));
+            (finishing.len() > FINISHING_MAX).then(|| finishing.remove(0))
+        };
+        oldest.map_or(Ok(()), join)?;
+        self.publish_if(|packs| {
+            let chunks: usize = packs.iter().map(|(_, pack)| pack.chunks.len()).sum();
+            packs.len() >= UNPUBLISHED_PACKS_MAX || chunks >= UNPUBLISHED_CHUNKS_MAX
+        })
+    }
+
+    fn publish_if(&self, due: impl Fn(&[(PackKind, PackFacts)]) -> bool) -> Result<()> {
+        let packs = {
+            let mut unpublished = self.unpublished.lock();
+            if !due(&unpublished) {
+                return Ok(());
+            }
+            std::mem::take(&mut *unpublished)
+        };
+        self.repository.index.publish(&self.repository.access, &packs)?;
+        for (id, _) in packs.iter().flat_map(|(_, pack)| &pack.chunks) {
+            self.shard(id).lock().remove(id);
+        }
+        Ok(())
+    }
+
+    /// Returns when everything put so far is durable and in the index.
+    pub fn flush(&self) -> Result<()> {
+        self.check_failed()?;
+        let result = self.flush_all();
+        self.note_failure(result)
+    }
+
+    fn flush_all(&self) -> Result<()> {
+        for group in &self.groups {
+            let group = std::mem::take(&mut *group.lock());
+            self.write_group(PackKind::Data, group)?;
+        }
+        let trees = std::mem::take(&mut *self.trees.lock());
+        self.write_group(PackKind::Tree, trees)?;
+        for kind in [PackKind::Data, PackKind::Tree] {
+            let open = self.pack(kind).lock().take();
+            open.map_or(Ok(()), |pack| self.finish_pack(kind, pack))?;
+        }
+        let finishing = std::mem::take(&mut *self.finishing.lock());
+        finishing.into_iter().try_for_each(join)?;
+        self.publish_if(|packs| !packs.is_empty())
+    }
+
+    /// After a failed write nothing more is written: what was claimed may be lost.
+    fn note_failure(&self, result: Result<()>) -> Result<()> {
+        if let Err(error) = &result {
+            self.failed.lock().get_or_insert((error.kind(), error.message().to_owned()));
+        }
+        result
+    }
+
+    fn check_failed(&self) -> Result<()> {
+        match &*self.failed.lock() {
+            Some((kind, message)) => Err(Error::new(*kind, message.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn join(finishing: JoinHandle<Result<()>>) -> Result<()> {
+    finishing
+        .join()
+        .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "finishing a pack stopped unexpectedly")))
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        for finishing in self.finishing.lock().drain(..) {
+            // The failure, if any, was or will be reported by flush(); here only the thread must not outlive us.
+            let _ = join(finishing);
+        }
+    }
+}
