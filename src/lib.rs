@@ -4,5 +4,6 @@ pub mod chunk;
 pub mod clock;
 pub mod error;
 pub mod id;
+pub mod point;
 pub mod repository;
 pub mod store;

@@ -1,0 +1,440 @@
+//! Which backups and restore points a repository has: read from its records, kept fresh, and added to.
+//!
+//! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
+//! a keyed hash of its backup and its name, and records are created only if absent.
+
+use super::record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, PointRecord, Trash};
+use crate::clock::Time;
+use crate::error::{Error, Kind, Result};
+use crate::id::ObjectId;
+use crate::point::page::is_name;
+use crate::repository::{Repository, decode, encode};
+use crate::store::names::{self, Name};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Records outside any catalogue from which a writer merges them into one.
+const LOOSE_RECORDS_MAX: usize = 64;
+
+/// A backup with its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Its id.
+    pub id: ObjectId,
+    /// Number of its newest record.
+    pub number: u64,
+    /// Its newest record.
+    pub record: BackupRecord,
+}
+
+impl Backup {
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        &self.record.name
+    }
+}
+
+/// A complete restore point with its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// A keyed hash of its backup and its name.
+    pub id: ObjectId,
+    /// Counts how often the name was used.
+    pub generation: u64,
+    /// Its record.
+    pub record: PointRecord,
+    /// BLAKE3-256 of the encoded record.
+    pub hash: [u8; 32],
+}
+
+impl Point {
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        &self.record.name
+    }
+}
+
+/// What a repository holds, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Backups by name.
+    pub backups: BTreeMap<Vec<u8>, Arc<Backup>>,
+    /// Visible points of each backup, by name.
+    pub points: HashMap<ObjectId, BTreeMap<Vec<u8>, Arc<Point>>>,
+    /// Records that cannot be read, by object name, with the reason.
+    pub problems: BTreeMap<String, String>,
+}
+
+impl Contents {
+    /// The visible points of a backup, by name.
+    pub fn points_of(&self, backup: ObjectId) -> impl DoubleEndedIterator<Item = &Arc<Point>> {
+        self.points.get(&backup).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The newest complete point of a backup: by the time its source was read, then by sequence.
+    pub fn latest(&self, backup: ObjectId) -> Option<&Arc<Point>> {
+        self.points_of(backup).max_by_key(|point| (point.record.time, point.record.sequence))
+    }
+
+    /// A point by the names of its backup and its own.
+    pub fn point(&self, backup: &[u8], name: &[u8]) -> Option<&Arc<Point>> {
+        let backup = self.backups.get(backup)?;
+        self.points.get(&backup.id)?.get(name)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<(ObjectId, u64), Arc<Point>>,
+    catalogues: HashSet<ObjectId>,
+    covered: HashSet<(ObjectId, u64)>,
+    trash: HashMap<(ObjectId, u64), bool>,
+    backups: HashMap<ObjectId, Arc<Backup>>,
+    contents: Arc<Contents>,
+    looked: Option<Instant>,
+}
+
+/// The backups and restore points of a repository.
+pub struct Catalog {
+    repository: Arc<Repository>,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Catalog({})", self.repository.location())
+    }
+}
+
+/// What a new restore point is to say of itself; the rest of the record follows from where it is committed.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The record; `backup`, `sequence`, `previous`, `sealed` and `program` are filled in by the commit.
+    pub record: PointRecord,
+}
+
+impl Catalog {
+    /// Reads what is there.
+    pub fn open(repository: Arc<Repository>) -> Result<Self> {
+        let catalog = Self { repository, state: Mutex::default() };
+        catalog.refresh()?;
+        Ok(catalog)
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// What was there when it was last looked at.
+    pub fn contents(&self) -> Arc<Contents> {
+        self.state.lock().contents.clone()
+    }
+
+    /// What is there, looked at anew if the last look is older than `age`.
+    #[allow(clippy::disallowed_methods)] // a monotonic age of a cache, not a time that is stored
+    pub fn contents_within(&self, age: Duration) -> Result<Arc<Contents>> {
+        let state = self.state.lock();
+        if state.looked.is_some_and(|at| at.elapsed() < age) {
+            return Ok(state.contents.clone());
+        }
+        drop(state);
+        self.refresh()
+    }
+
+    /// Looks at the store anew: one listing of each kind, and only records that are new are read.
+    #[allow(clippy::disallowed_methods)] // see contents_within
+    pub fn refresh(&self) -> Result<Arc<Contents>> {
+        let store = self.repository.store();
+        let began = Instant::now();
+        let listed = |prefix| -> Result<Vec<Name>> {
+            let objects = store.list(prefix)?;
+            Ok(objects.iter().filter_map(|object| Name::parse(&object.name)).collect())
+        };
+        // The trash is listed before the points: a point made anew after being forgotten is never hidden.
+        let (backups, trash) = (listed(names::BACKUPS)?, listed(names::TRASH)?);
+        let (catalogues, points) = (listed(names::CATALOGUE)?, listed(names::POINTS)?);
+        let mut state = self.state.lock();
+        let mut problems = BTreeMap::new();
+        self.read_backups(&mut state, &backups, &mut problems)?;
+        self.read_catalogues(&mut state, &catalogues, &mut problems)?;
+        self.read_points(&mut state, &points, &mut problems)?;
+        self.read_trash(&mut state, &trash, &mut problems)?;
+        state.contents = Arc::new(visible(&state, &points, problems));
+        state.looked = Some(began);
+        Ok(state.contents.clone())
+    }
+
+    fn read_backups(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+        let mut newest = HashMap::new();
+        for name in listed {
+            if let Name::Backup(id, n) = name {
+                let highest = newest.entry(*id).or_insert(*n);
+                *highest = (*highest).max(*n);
+            }
+        }
+        state.backups.retain(|id, backup| newest.get(id) == Some(&backup.number));
+        for (id, number) in newest {
+            if state.backups.contains_key(&id) {
+                continue;
+            }
+            let name = Name::Backup(id, number);
+            if let Some(record) = noted(problems, name, self.repository.document(name))? {
+                state.backups.insert(id, Arc::new(Backup { id, number, record }));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_catalogues(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+        for name in listed {
+            let Name::Catalogue(id) = name else { continue };
+            if state.catalogues.contains(id) {
+                continue;
+            }
+            let Some(catalogue) = noted::<Catalogue>(problems, *name, self.repository.document(*name))? else { continue };
+            for entry in catalogue.points {
+                let key = (entry.id, entry.generation);
+                if let Some(point) = noted(problems, *name, point_of(key, &entry.record))? {
+                    state.records.entry(key).or_insert(Arc::new(point));
+                    state.covered.insert(key);
+                }
+            }
+            state.catalogues.insert(*id);
+        }
+        Ok(())
+    }
+
+    fn read_points(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+        for name in listed {
+            let Name::Point(id, generation) = name else { continue };
+            let key = (*id, *generation);
+            if state.records.contains_key(&key) {
+                continue;
+            }
+            let read = self.repository.document_bytes(*name).and_then(|bytes| point_of(key, &bytes));
+            if let Some(point) = noted(problems, *name, read)? {
+                state.records.insert(key, Arc::new(point));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_trash(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+        let present: HashSet<_> = listed
+            .iter()
+            .filter_map(|name| match name {
+                Name::Trash(id, generation) => Some((*id, *generation)),
+                _ => None,
+            })
+            .collect();
+        state.trash.retain(|key, _| present.contains(key));
+        for key in present {
+            if state.trash.contains_key(&key) {
+                continue;
+            }
+            let name = Name::Trash(key.0, key.1);
+            // What cannot be read still hides its point: it was forgotten by somebody who held the key.
+            let trash: Option<Trash> = noted(problems, name, self.repository.document(name))?;
+            state.trash.insert(key, trash.is_none_or(|trash| !trash.undone));
+        }
+        Ok(())
+    }
+
+    /// The backup of this name, made if there is none.
+    pub fn ensure_backup(&self, name: &[u8]) -> Result<Arc<Backup>> {
+        if let Some(backup) = self.refresh()?.backups.get(name) {
+            return Ok(backup.clone());
+        }
+        if !is_name(name) || name.starts_with(b".") {
+            let message = format!("{:?} cannot be the name of a backup; choose 1 to 255 bytes without '/', not beginning with '.'", String::from_utf8_lossy(name));
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let settings = self.repository.settings();
+        let record = BackupRecord {
+            name: name.to_vec(),
+            uid: settings.uid,
+            gid: settings.gid,
+            mode: 0o755,
+            readers: Vec::new(),
+            created: self.repository.now(),
+            removed: false,
+        };
+        // A backup that was renamed keeps its id; a new one of its old name takes the next id of that name.
+        for attempt in 0u64..64 {
+            let id = self.keyed_id(b"backup", &attempt.to_le_bytes(), name);
+            match self.repository.create_document(Name::Backup(id, 0), &record) {
+                Ok(()) => break,
+                Err(error) if error.kind() == Kind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            if self.refresh()?.backups.contains_key(name) {
+                break;
+            }
+        }
+        let contents = self.refresh()?;
+        let backup = contents.backups.get(name).cloned();
+        backup.ok_or_else(|| Error::new(Kind::Failed, format!("the backup {:?} cannot be made", String::from_utf8_lossy(name))))
+    }
+
+    fn keyed_id(&self, what: &[u8], scope: &[u8], name: &[u8]) -> ObjectId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.repository.lasting_key("names"));
+        for part in [what, scope, name] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let hash = hasher.finalize();
+        ObjectId(hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes"))
+    }
+
+    /// Commits a restore point: everything it refers to must be durable and in the index. `AlreadyExists` when the
+    /// backup has a visible point of this name, or another host commits it first.
+    pub fn commit(&self, backup: &[u8], draft: Draft) -> Result<Arc<Point>> {
+        let mut record = draft.record;
+        if !is_name(&record.name) || record.name.starts_with(b".") || record.name == b"latest" {
+            let message = format!("{:?} cannot be the name of a restore point", String::from_utf8_lossy(&record.name));
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        self.refuse_condemned()?;
+        let backup = self.ensure_backup(backup)?;
+        let id = self.keyed_id(b"point", &backup.id.0, &record.name);
+        let (generation, sequence, previous) = self.next_place(&backup, id, &record.name)?;
+        record.backup = backup.id;
+        record.sequence = sequence;
+        record.previous = previous;
+        record.sealed = self.repository.now();
+        record.program = concat!("keepfs ", env!("CARGO_PKG_VERSION")).to_owned();
+        self.repository
+            .create_document(Name::Point(id, generation), &record)
+            .map_err(|error| match error.kind() {
+                Kind::AlreadyExists => taken(&backup, &record.name),
+                _ => error,
+            })?;
+        self.gather_loose_records();
+        let contents = self.refresh()?;
+        let point = contents.points_of(backup.id).find(|point| point.id == id && point.generation == generation);
+        point.cloned().ok_or_else(|| Error::new(Kind::Failed, "the restore point was written but is not listed; look at it again"))
+    }
+
+    /// Generation of the name's next use, and the place in the backup's chain of records.
+    fn next_place(&self, backup: &Backup, id: ObjectId, name: &[u8]) -> Result<(u64, u64, [u8; 32])> {
+        let state = self.state.lock();
+        if state.contents.points_of(backup.id).any(|point| point.id == id) {
+            return Err(taken(backup, name));
+        }
+        let of_backup = || state.records.values().filter(|point| point.record.backup == backup.id);
+        let used = state.records.keys().chain(state.trash.keys()).filter(|key| key.0 == id).map(|key| key.1 + 1);
+        let newest = of_backup().max_by_key(|point| point.record.sequence);
+        Ok((
+            used.max().unwrap_or(0),
+            newest.map_or(1, |point| point.record.sequence + 1),
+            newest.map_or([0; 32], |point| point.hash),
+        ))
+    }
+
+    /// A pack that prune has condemned may be gone soon, and this program cannot tell which packs a point needs.
+    fn refuse_condemned(&self) -> Result<()> {
+        let listed = self.repository.store().list(names::CONDEMNED)?;
+        for name in listed.iter().filter_map(|object| Name::parse(&object.name)) {
+            let condemned: Condemned = self.repository.document(name)?;
+            if !condemned.done {
+                let message = format!("{} is being pruned by a newer keepfs; try again when that is done", self.repository.location());
+                return Err(Error::new(Kind::Busy, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges records into a catalogue when many lie loose. It only makes later starts faster: failure is harmless.
+    fn gather_loose_records(&self) {
+        let (entries, replaces) = {
+            let state = self.state.lock();
+            let loose = state.records.keys().filter(|key| !state.covered.contains(key)).count();
+            if loose < LOOSE_RECORDS_MAX {
+                return;
+            }
+            let entries: Vec<_> = state
+                .records
+                .values()
+                .map(|point| CatalogueEntry { id: point.id, generation: point.generation, record: encode(&point.record) })
+                .collect();
+            (entries, state.catalogues.iter().copied().collect())
+        };
+        let catalogue = Catalogue { replaces, points: entries };
+        if let Err(error) = self.repository.create_document(Name::Catalogue(ObjectId::random()), &catalogue) {
+            tracing::warn!("the list of restore points was not merged: {error}");
+        }
+    }
+
+    /// Forgets a point: it goes into the trash. `NotFound` when it is not visible.
+    pub fn forget(&self, point: &Point) -> Result<()> {
+        let trash = Trash {
+            time: self.repository.now(),
+            host: crate::repository::host_name(),
+            undone: false,
+        };
+        self.repository.create_document(Name::Trash(point.id, point.generation), &trash)?;
+        self.refresh()?;
+        Ok(())
+    }
+
+    /// The time now, for drafts.
+    pub fn now(&self) -> Time {
+        self.repository.now()
+    }
+}
+
+fn taken(backup: &Backup, name: &[u8]) -> Error {
+    let message = format!(
+        "the backup {} already has a restore point {}; choose another name",
+        String::from_utf8_lossy(backup.name()),
+        String::from_utf8_lossy(name)
+    );
+    Error::new(Kind::AlreadyExists, message)
+}
+
+fn point_of((id, generation): (ObjectId, u64), bytes: &[u8]) -> Result<Point> {
+    Ok(Point {
+        id,
+        generation,
+        record: decode(bytes)?,
+        hash: *blake3::hash(bytes).as_bytes(),
+    })
+}
+
+/// What is damaged or gone is noted and passed over, so that everything else can be used; other failures are told.
+fn noted<T>(problems: &mut BTreeMap<String, String>, name: Name, result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::WrongKey) => {
+            tracing::warn!("{name} cannot be read: {error}");
+            problems.insert(name.to_string(), error.to_string());
+            Ok(None)
+        }
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -> Contents {
+    let mut contents = Contents { problems, ..Contents::default() };
+    for backup in state.backups.values().filter(|backup| !backup.record.removed) {
+        contents.backups.insert(backup.record.name.clone(), backup.clone());
+    }
+    for name in listed {
+        let Name::Point(id, generation) = name else { continue };
+        let key = (*id, *generation);
+        let Some(point) = state.records.get(&key) else { continue };
+        if state.trash.get(&key) == Some(&true) {
+            continue;
+        }
+        let points = contents.points.entry(point.record.backup).or_default();
+        let newer = points.get(point.name()).is_none_or(|other| other.generation < point.generation);
+        if newer {
+            points.insert(point.record.name.clone(), point.clone());
+        }
+    }
+    contents
+}
