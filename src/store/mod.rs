@@ -3,14 +3,20 @@
 //! All calls block until the store has answered; they may be called from many threads at once. Names are the
 //! relative, `/`-separated names that [`names`] builds.
 
+mod cloud;
 mod directory;
+pub mod faults;
 mod memory;
 pub mod names;
-pub mod probe;
+mod open;
+mod probe;
 mod refusal;
 
+pub use cloud::{CloudOptions, CloudStore, Secret};
 pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
+pub use open::{StoreOptions, open};
+pub use probe::{Capabilities, probe};
 
 use crate::clock::Time;
 use crate::error::Result;

@@ -1,0 +1,162 @@
+//! From a URL and options to a client of S3, Azure Blob or GCS.
+
+use super::options::CloudOptions;
+use crate::error::{Error, Kind, Result};
+use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// S3 signs for a region even where the server has none.
+const REGION_DEFAULT: &str = "us-east-1";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whose protocol a store speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Provider {
+    S3,
+    Azure,
+    Gcs,
+}
+
+/// Whether the client repeats failed requests by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeats {
+    Yes,
+    No,
+}
+
+/// A client of `bucket`. Sends nothing yet.
+pub(super) fn client(
+    provider: Provider,
+    bucket: &str,
+    options: &CloudOptions,
+    repeats: Repeats,
+) -> Result<Arc<dyn ObjectStore>> {
+    refuse_plain_http(options)?;
+    let built = match provider {
+        Provider::S3 => s3(bucket, options, repeats),
+        Provider::Azure => azure(bucket, options, repeats),
+        Provider::Gcs => gcs(bucket, options, repeats),
+    };
+    // The library's sentence may quote a key that it could not parse, so it is not repeated.
+    built.map_err(|_| {
+        Error::new(
+            Kind::Invalid,
+            format!("cannot use the settings for {bucket}: check endpoint, account and keys"),
+        )
+    })
+}
+
+fn refuse_plain_http(options: &CloudOptions) -> Result<()> {
+    match &options.endpoint {
+        Some(endpoint) if endpoint.starts_with("http://") && !options.allow_http => {
+            Err(Error::new(
+                Kind::Invalid,
+                format!("{endpoint} has no TLS; use https, or allow http in the configuration"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn retry(options: &CloudOptions, repeats: Repeats) -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(5),
+            base: 2.0,
+        },
+        // The time is the limit, not the count.
+        max_retries: if repeats == Repeats::Yes { 1000 } else { 0 },
+        retry_timeout: options.retry_timeout,
+    }
+}
+
+fn http(options: &CloudOptions) -> ClientOptions {
+    ClientOptions::new()
+        .with_allow_http(options.allow_http)
+        .with_connect_timeout(CONNECT_TIMEOUT.min(options.request_timeout))
+        // A large answer may take its time as long as bytes keep coming.
+        .with_timeout_disabled()
+        .with_read_timeout(options.request_timeout)
+}
+
+fn s3(
+    bucket: &str,
+    options: &CloudOptions,
+    repeats: Repeats,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(http(options))
+        .with_retry(retry(options, repeats))
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        // Deleting many in one request is no part of what every S3 server does.
+        .with_disable_bulk_delete(true)
+        .with_allow_http(options.allow_http);
+    let variable = |name: &str| std::env::var(name).ok();
+    let region = options
+        .region
+        .clone()
+        .or_else(|| variable("AWS_REGION"))
+        .or_else(|| variable("AWS_DEFAULT_REGION"))
+        .unwrap_or_else(|| REGION_DEFAULT.to_owned());
+    builder = builder.with_region(region);
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(key) = &options.access_key {
+        builder = builder.with_access_key_id(key);
+    }
+    if let Some(secret) = &options.secret_key {
+        builder = builder.with_secret_access_key(secret.reveal());
+    }
+    if let Some(token) = &options.session_token {
+        builder = builder.with_token(token.reveal());
+    }
+    Ok(Arc::new(builder.build()?))
+}
+
+fn azure(
+    container: &str,
+    options: &CloudOptions,
+    repeats: Repeats,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_container_name(container)
+        .with_client_options(http(options))
+        .with_retry(retry(options, repeats))
+        .with_allow_http(options.allow_http);
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
+    }
+    if let Some(account) = &options.access_key {
+        builder = builder.with_account(account);
+    }
+    if let Some(secret) = &options.secret_key {
+        builder = builder.with_access_key(secret.reveal());
+    }
+    Ok(Arc::new(builder.build()?))
+}
+
+fn gcs(
+    bucket: &str,
+    options: &CloudOptions,
+    repeats: Repeats,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(http(options))
+        .with_retry(retry(options, repeats));
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    if let Some(secret) = &options.secret_key {
+        builder = builder.with_service_account_key(secret.reveal());
+    }
+    Ok(Arc::new(builder.build()?))
+}

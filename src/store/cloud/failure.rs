@@ -1,0 +1,247 @@
+//! What a cloud store's failure means: from status, error code and transport to our kinds.
+//!
+//! Answers can quote access keys and signed headers, so no text of an answer's body reaches a message: only its
+//! status and its error code do.
+
+use crate::error::{Error, Kind};
+use crate::store::refusal;
+use std::error::Error as StdError;
+
+/// Error codes are short words; anything longer is not one.
+const CODE_LENGTH_MAX: usize = 60;
+
+/// What is known of a failed request.
+pub(super) struct Failure {
+    /// The HTTP status, when there was an answer.
+    pub(super) status: Option<u16>,
+    /// The provider's word for it (`NoSuchBucket`, `BlobArchived` …).
+    pub(super) code: Option<String>,
+    kind: Kind,
+    /// The lowest cause, when there was no answer.
+    cause: String,
+}
+
+impl Failure {
+    pub(super) fn of(error: &object_store::Error) -> Self {
+        let text = chain_text(error);
+        let status = status(&text);
+        let code = code(&text);
+        Self {
+            kind: kind(error, status, code.as_deref()),
+            status,
+            code,
+            cause: lowest_cause(error),
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether another attempt may end better: no answer, an overloaded or failing server, bytes that changed on
+    /// their way.
+    pub(super) fn passing(&self) -> bool {
+        self.kind == Kind::Unreachable
+            || matches!(
+                self.code.as_deref(),
+                Some(
+                    "BadDigest"
+                        | "XAmzContentSHA256Mismatch"
+                        | "XAmzContentChecksumMismatch"
+                        | "Md5Mismatch"
+                        | "RequestTimeout"
+                        | "ConditionalRequestConflict"
+                )
+            )
+    }
+
+    /// Whether the store may have done what we asked although we were told nothing, or told that it failed.
+    pub(super) fn perhaps_done(&self) -> bool {
+        self.kind == Kind::Unreachable
+    }
+
+    pub(super) fn bucket_missing(&self) -> bool {
+        matches!(
+            self.code.as_deref(),
+            Some("NoSuchBucket" | "ContainerNotFound")
+        )
+    }
+
+    /// The sentence: what was being done (`read`) to which object where.
+    pub(super) fn sentence(&self, verb: &str, name: &str, location: &str) -> Error {
+        let attempt = format!("cannot {verb} {name} in {location}");
+        let answer = self.answer();
+        let message = match self.kind {
+            Kind::NotFound if self.bucket_missing() => format!(
+                "{attempt}: the bucket does not exist; make it with the provider's tools, or correct the URL"
+            ),
+            Kind::NotFound => return refusal::not_found(name, location),
+            Kind::AlreadyExists => return refusal::already_exists(name, location),
+            Kind::Busy => format!("{attempt}: it is archived; retrieve it first"),
+            Kind::Denied => format!(
+                "{attempt}: access denied ({answer}); check the credentials and their permissions"
+            ),
+            Kind::Full => format!("{attempt}: the store is full ({answer}); make room"),
+            Kind::Invalid => format!(
+                "{attempt}: the store refuses the request ({answer}); check endpoint, region and storage class"
+            ),
+            _ => format!(
+                "{attempt}: the store does not answer as it should ({answer}); try again later"
+            ),
+        };
+        Error::new(self.kind, message)
+    }
+
+    fn answer(&self) -> String {
+        match (self.status, &self.code) {
+            (Some(status), Some(code)) => format!("{status} {code}"),
+            (Some(status), None) => format!("HTTP status {status}"),
+            (None, _) => self.cause.clone(),
+        }
+    }
+}
+
+fn kind(error: &object_store::Error, status: Option<u16>, code: Option<&str>) -> Kind {
+    match code {
+        // Told by their codes: S3 says 403 and Azure 409, which elsewhere mean something else.
+        Some("InvalidObjectState" | "BlobArchived") => return Kind::Busy,
+        Some(
+            "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "InsufficientCapacity",
+        ) => {
+            return Kind::Full;
+        }
+        Some(
+            "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "AuthorizationHeaderMalformed",
+        ) => {
+            return Kind::Denied;
+        }
+        Some("ConditionalRequestConflict") => return Kind::Unreachable,
+        _ => {}
+    }
+    match error {
+        object_store::Error::NotFound { .. } => Kind::NotFound,
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
+            Kind::AlreadyExists
+        }
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => Kind::Denied,
+        object_store::Error::InvalidPath { .. }
+        | object_store::Error::NotSupported { .. }
+        | object_store::Error::NotImplemented { .. } => Kind::Invalid,
+        _ => by_status(status),
+    }
+}
+
+fn by_status(status: Option<u16>) -> Kind {
+    match status {
+        Some(507) => Kind::Full,
+        Some(408 | 429) => Kind::Unreachable,
+        Some(300..=499) => Kind::Invalid,
+        _ => Kind::Unreachable,
+    }
+}
+
+fn chain(error: &object_store::Error) -> Vec<&(dyn StdError + 'static)> {
+    let mut errors = Vec::new();
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        errors.push(error);
+        next = error.source();
+    }
+    errors
+}
+
+fn chain_text(error: &object_store::Error) -> String {
+    let texts: Vec<String> = chain(error).iter().map(ToString::to_string).collect();
+    texts.join("\n")
+}
+
+/// The library keeps the status to itself and only prints it.
+fn status(text: &str) -> Option<u16> {
+    let (_, after) = text.split_once("status code: ")?;
+    after.get(..3)?.parse().ok()
+}
+
+/// The code in the XML that S3, Azure and GCS answer with.
+fn code(text: &str) -> Option<String> {
+    let (_, after) = text.split_once("<Code>")?;
+    let (code, _) = after.split_once("</Code>")?;
+    let plain =
+        code.len() <= CODE_LENGTH_MAX && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain.then(|| code.to_owned())
+}
+
+/// The lowest cause says the most (`Connection refused`) and, unlike those above it, quotes no URL.
+fn lowest_cause(error: &object_store::Error) -> String {
+    let lowest = chain(error)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let line = lowest.lines().next().unwrap_or_default();
+    if line.is_empty() || line.contains("://") || line.len() > 120 {
+        return "no usable answer".to_owned();
+    }
+    line.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(text: &str) -> object_store::Error {
+        object_store::Error::Generic {
+            store: "S3",
+            source: text.to_owned().into(),
+        }
+    }
+
+    fn answer(status: &str, code: &str) -> String {
+        format!(
+            "Server returned non-2xx status code: {status}: <Error><Code>{code}</Code><AWSAccessKeyId>AKIA</AWSAccessKeyId></Error>"
+        )
+    }
+
+    #[test]
+    fn archived_objects_are_told_by_their_code_not_their_status() {
+        let cold = object_store::Error::PermissionDenied {
+            path: "p".into(),
+            source: answer("403 Forbidden", "InvalidObjectState").into(),
+        };
+        let cold_azure = object_store::Error::AlreadyExists {
+            path: "p".into(),
+            source: answer("409 Conflict", "BlobArchived").into(),
+        };
+        for error in [cold, cold_azure] {
+            let failure = Failure::of(&error);
+            assert_eq!(failure.kind(), Kind::Busy);
+        }
+    }
+
+    #[test]
+    fn bodies_do_not_reach_messages() {
+        let failure = Failure::of(&generic(&answer("400 Bad Request", "BadDigest")));
+        let message = failure.sentence("write", "header", "s3://b").to_string();
+        assert!(!message.contains("AKIA"), "{message}");
+        assert!(message.contains("400 BadDigest"), "{message}");
+        assert!(failure.passing());
+    }
+
+    #[test]
+    fn a_full_store_and_a_failing_one_differ() {
+        let kind = |status: &str, code: &str| Failure::of(&generic(&answer(status, code))).kind();
+        assert_eq!(kind("507 Insufficient Storage", "Any"), Kind::Full);
+        assert_eq!(kind("403 Forbidden", "QuotaExceeded"), Kind::Full);
+        assert_eq!(
+            kind("500 Internal Server Error", "InternalError"),
+            Kind::Unreachable
+        );
+        assert_eq!(
+            kind("503 Service Unavailable", "SlowDown"),
+            Kind::Unreachable
+        );
+        assert_eq!(
+            kind("301 Moved Permanently", "PermanentRedirect"),
+            Kind::Invalid
+        );
+    }
+}

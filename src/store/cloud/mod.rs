@@ -1,0 +1,240 @@
+//! A store in a bucket of S3, in a container of Azure Blob, or in a bucket of GCS.
+//!
+//! Callers block; the traffic runs on one [`runtime`] for the whole process. Reads, listings and parts are repeated by
+//! the client until `retry_timeout`. Creations are repeated here, because only here is known that an earlier attempt
+//! may have succeeded unheard: then a name that is taken *with our very content* is ours.
+
+mod connect;
+mod failure;
+mod options;
+mod runtime;
+mod upload;
+
+pub(super) use connect::Provider;
+pub use options::{CloudOptions, Secret};
+
+use super::{Object, Space, Store, Upload, refusal};
+use crate::clock::Time;
+use crate::error::{Error, Kind, Result};
+use bytes::Bytes;
+use connect::Repeats;
+use failure::Failure;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Attribute, Attributes, ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{PutMode, PutOptions, PutPayload};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Only these follow the storage class: trees, index, points and keys are read at every mount and stay hot.
+const DATA_PACKS: &str = "packs/data/";
+/// First pause before a creation is tried again; doubles up to the second one.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Objects in a bucket, below a prefix. Clones share their connections.
+#[derive(Clone)]
+pub struct CloudStore {
+    client: Arc<dyn ObjectStore>,
+    /// Repeats nothing by itself.
+    once: Arc<dyn ObjectStore>,
+    prefix: String,
+    location: String,
+    storage_class: Option<String>,
+    retry_timeout: Duration,
+}
+
+impl fmt::Debug for CloudStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CloudStore({})", self.location)
+    }
+}
+
+impl CloudStore {
+    /// The store below `prefix` (may be empty) in `bucket`; `location` is how messages name it. Sends nothing yet.
+    pub(super) fn new(
+        provider: Provider,
+        bucket: &str,
+        prefix: &str,
+        location: String,
+        options: &CloudOptions,
+    ) -> Result<Self> {
+        let prefix = prefix.trim_matches('/');
+        Ok(Self {
+            client: connect::client(provider, bucket, options, Repeats::Yes)?,
+            once: connect::client(provider, bucket, options, Repeats::No)?,
+            prefix: if prefix.is_empty() {
+                String::new()
+            } else {
+                format!("{}/", Path::from(prefix))
+            },
+            location,
+            storage_class: options.storage_class.clone(),
+            retry_timeout: options.retry_timeout,
+        })
+    }
+
+    fn path(&self, name: &str) -> Result<Path> {
+        refusal::check_name(name)?;
+        Path::parse(format!("{}{name}", self.prefix))
+            .map_err(|_| Error::new(Kind::Invalid, format!("{name:?} is no object's name")))
+    }
+
+    fn failed(&self, verb: &str, name: &str, error: &object_store::Error) -> Error {
+        Failure::of(error).sentence(verb, name, &self.location)
+    }
+
+    fn attributes(&self, name: &str) -> Attributes {
+        let mut attributes = Attributes::new();
+        if let Some(class) = self
+            .storage_class
+            .as_ref()
+            .filter(|_| name.starts_with(DATA_PACKS))
+        {
+            attributes.insert(Attribute::StorageClass, class.clone().into());
+        }
+        attributes
+    }
+
+    fn object(&self, meta: &ObjectMeta) -> Option<Object> {
+        let name = meta.location.as_ref().strip_prefix(&self.prefix)?;
+        Some(Object {
+            name: name.to_owned(),
+            size: meta.size,
+            modified: Time::new(
+                meta.last_modified.timestamp(),
+                meta.last_modified.timestamp_subsec_nanos(),
+            ),
+        })
+    }
+
+    async fn put_new(&self, name: &str, content: PutPayload) -> Result<()> {
+        let path = self.path(name)?;
+        let start = Instant::now();
+        let mut pause = PAUSE_FIRST;
+        let mut perhaps_ours = false;
+        loop {
+            let options = PutOptions {
+                mode: PutMode::Create,
+                attributes: self.attributes(name),
+                ..PutOptions::default()
+            };
+            let failure = match self.once.put_opts(&path, content.clone(), options).await {
+                Ok(_) => return Ok(()),
+                Err(error) => Failure::of(&error),
+            };
+            if failure.kind() == Kind::AlreadyExists
+                && perhaps_ours
+                && self.holds(&path, &content).await
+            {
+                return Ok(());
+            }
+            if !failure.passing() || start.elapsed() + pause > self.retry_timeout {
+                return Err(failure.sentence("create", name, &self.location));
+            }
+            perhaps_ours |= failure.perhaps_done();
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Whether the object is exactly `content`; false also when that cannot be found out.
+    async fn holds(&self, path: &Path, content: &PutPayload) -> bool {
+        let Ok(answer) = self.client.get(path).await else {
+            return false;
+        };
+        answer
+            .bytes()
+            .await
+            .is_ok_and(|stored| stored == Bytes::from(content.clone()))
+    }
+}
+
+impl Store for CloudStore {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn get(&self, name: &str) -> Result<Bytes> {
+        let path = self.path(name)?;
+        runtime::wait(async { self.client.get(&path).await?.bytes().await })
+            .map_err(|error| self.failed("read", name, &error))
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        refusal::check_range(name, &range)?;
+        let too_short = || refusal::too_short(name, &self.location, &range);
+        // An empty range cannot be said in HTTP, but the object must still be there.
+        if range.is_empty() {
+            let size = self.head(name)?.size;
+            return if size < range.end {
+                Err(too_short())
+            } else {
+                Ok(Bytes::new())
+            };
+        }
+        let path = self.path(name)?;
+        match runtime::wait(self.client.get_range(&path, range.clone())) {
+            Ok(content) if content.len() as u64 == range.end - range.start => Ok(content),
+            Ok(_) => Err(too_short()),
+            Err(error) if Failure::of(&error).status == Some(416) => Err(too_short()),
+            Err(error) => Err(self.failed("read", name, &error)),
+        }
+    }
+
+    fn head(&self, name: &str) -> Result<Object> {
+        let path = self.path(name)?;
+        let meta = runtime::wait(self.client.head(&path))
+            .map_err(|error| self.failed("look at", name, &error))?;
+        Ok(Object {
+            name: name.to_owned(),
+            size: meta.size,
+            modified: Time::new(
+                meta.last_modified.timestamp(),
+                meta.last_modified.timestamp_subsec_nanos(),
+            ),
+        })
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        let parent = match prefix.strip_suffix('/') {
+            Some(parent) => self.path(parent)?,
+            None if prefix.is_empty() => Path::from(self.prefix.as_str()),
+            None => return Err(refusal::not_a_prefix(prefix)),
+        };
+        let found: Vec<ObjectMeta> = runtime::wait(self.client.list(Some(&parent)).try_collect())
+            .map_err(|error| self.failed("list", prefix, &error))?;
+        let mut objects: Vec<Object> = found.iter().filter_map(|meta| self.object(meta)).collect();
+        objects.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(objects)
+    }
+
+    fn create(&self, name: &str, content: Bytes) -> Result<()> {
+        runtime::wait(self.put_new(name, content.into()))
+    }
+
+    fn upload(&self, name: &str) -> Result<Box<dyn Upload>> {
+        let path = self.path(name)?;
+        Ok(Box::new(upload::CloudUpload::new(self.clone(), name, path)))
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let path = self.path(name)?;
+        match runtime::wait(self.client.delete(&path)) {
+            Ok(()) => Ok(()),
+            Err(error) => match self.failed("delete", name, &error) {
+                // S3 deletes what is missing without a word, Azure does not. A missing bucket is another matter.
+                gone if gone.kind() == Kind::NotFound && !Failure::of(&error).bucket_missing() => {
+                    Ok(())
+                }
+                error => Err(error),
+            },
+        }
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
+}
