@@ -1,5 +1,6 @@
 //! keepfs: a mounted backup file system.
 
+pub mod chunk;
 pub mod clock;
 pub mod error;
 pub mod id;
