@@ -4,4 +4,5 @@ pub mod chunk;
 pub mod clock;
 pub mod error;
 pub mod id;
+pub mod source;
 pub mod store;
