@@ -6,4 +6,5 @@ pub mod error;
 pub mod id;
 pub mod point;
 pub mod repository;
+pub mod source;
 pub mod store;

@@ -162,14 +162,7 @@ impl Repository {
     /// store cannot create objects honestly or a setting is out of range.
     pub fn init(store: SharedStore, credential: &Credential, label: &str, settings: &Settings, clock: &Clock) -> Result<()> {
         settings.check()?;
-        let abilities = probe::probe(store.as_ref())?;
-        if !abilities.create_if_absent {
-            let message = format!(
-                "{} does not honour create-if-absent (it answers success when an object is already there), so two hosts could overwrite each other; use another store",
-                store.location()
-            );
-            return Err(Error::new(Kind::Invalid, message));
-        }
+        probe::probe(store.as_ref())?.require_all(&store.location())?;
         let taken = || Error::new(Kind::AlreadyExists, format!("there is already a repository in {}; use it, or choose another place", store.location()));
         if store.head(&Name::Header.to_string()).is_ok() {
             return Err(taken());

@@ -9,7 +9,7 @@ pub mod faults;
 mod memory;
 pub mod names;
 mod open;
-mod probe;
+pub mod probe;
 mod refusal;
 
 pub use cloud::{CloudOptions, CloudStore, Secret};

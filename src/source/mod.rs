@@ -1,0 +1,25 @@
+//! Where data comes from: file trees of this host, as plain facts. Knows no repository and no format of trees.
+//!
+//! [`Walk`] goes through one or several sources, depth first, and yields an [`Event`] for each thing it meets, in an
+//! order that depends on nothing but the names. An [`Entry`] carries what one `stat` tells; extended attributes and
+//! content cost more calls and are read when asked for, by any thread, through the entry's [`FileRef`]. A caller
+//! that finds an entry's [`Stamp`] unchanged since its last visit needs neither: every change of content, attributes
+//! or ACLs moves the ctime.
+//!
+//! What cannot be read is reported as a [`Problem`] and the walk goes on. What to leave out is said in [`Options`];
+//! the rules of patterns are those of [`Rules`].
+
+mod directory;
+mod exclude;
+mod extents;
+mod files;
+mod metadata;
+mod roots;
+mod xattrs;
+
+pub use directory::FileRef;
+pub use exclude::Rules;
+pub use extents::{Extent, Extents, extents};
+pub use files::{Entry, Event, Options, Problem, Walk};
+pub use metadata::{Metadata, Stamp, Type};
+pub use xattrs::Xattrs;
