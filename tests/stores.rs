@@ -9,8 +9,9 @@ use keepfs::store::{
     CloudOptions, DirectoryStore, MemoryStore, SharedStore, Store, StoreOptions, open, probe,
 };
 use std::io::{Read, Write};
-use std::net::TcpListener;
-use std::sync::Arc;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
@@ -649,4 +650,114 @@ fn names_of_one_process_do_not_meet() {
         }
     });
     assert_eq!(names(store.as_ref(), "leases/").len(), ids.len());
+}
+
+/// A wire to a server that writes down what passes and can cut the first answer off.
+struct Wire {
+    endpoint: String,
+    requests: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Wire {
+    fn to(target: &str, cut_first_answer: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("is bound"));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let cut = Arc::new(AtomicBool::new(cut_first_answer));
+        let (log, target) = (Arc::clone(&requests), target.replace("http://", ""));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(&target).expect("the server listens");
+                let (from, to) = (
+                    client.try_clone().expect("cloned"),
+                    server.try_clone().expect("cloned"),
+                );
+                let log = Arc::clone(&log);
+                std::thread::spawn(move || {
+                    pass(from, to, |bytes| {
+                        log.lock().expect("not poisoned").extend_from_slice(bytes);
+                        true
+                    })
+                });
+                let cut = Arc::clone(&cut);
+                std::thread::spawn(move || {
+                    pass(server, client, |_| !cut.swap(false, Ordering::SeqCst))
+                });
+            }
+        });
+        Self { endpoint, requests }
+    }
+
+    /// The heads of all PUT requests so far, in lower case.
+    fn puts(&self) -> Vec<String> {
+        let bytes = self.requests.lock().expect("not poisoned");
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        let heads = text.split("put /").skip(1);
+        heads
+            .filter_map(|put| put.split_once("\r\n\r\n"))
+            .map(|(head, _)| head.to_owned())
+            .collect()
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, mut watch: impl FnMut(&[u8]) -> bool) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if !watch(&buffer[..read]) || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_creation_whose_answer_was_lost_is_known_as_ours() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"), true);
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        ..options
+    };
+    let store = open_cloud(&format!("{url}/lost"), through);
+    store
+        .create("points/1", Bytes::from_static(b"ours"))
+        .expect("is ours");
+    assert!(
+        wire.puts().len() >= 2,
+        "the first answer was cut off: {:?}",
+        wire.puts()
+    );
+    let second = store.create("points/1", Bytes::from_static(b"theirs"));
+    assert_eq!(kind(second), Kind::AlreadyExists);
+    assert_eq!(store.get("points/1").expect("reads"), "ours");
+}
+
+#[test]
+fn only_data_packs_follow_the_storage_class_and_all_carry_checksums() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"), false);
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        storage_class: Some("STANDARD_IA".to_owned()),
+        ..options
+    };
+    let store = open_cloud(&format!("{url}/class"), through);
+    for name in [
+        "packs/data/aa/1",
+        "packs/tree/aa/1",
+        "index/1",
+        "points/1",
+        "keys/1",
+    ] {
+        store
+            .create(name, Bytes::from_static(b"x"))
+            .expect("creates");
+    }
+    let puts = wire.puts();
+    assert_eq!(puts.len(), 5);
+    for put in puts {
+        let classed = put.contains("x-amz-storage-class: standard_ia");
+        assert_eq!(classed, put.contains("/packs/data/"), "{put}");
+        assert!(put.contains("x-amz-checksum-sha256: "), "{put}");
+    }
 }
