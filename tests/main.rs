@@ -1,4 +1,5 @@
 //! The one integration test binary: two cores link it once.
 
+mod endpoints;
 mod servers;
 mod stores;
