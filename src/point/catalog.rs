@@ -70,12 +70,16 @@ pub struct Contents {
 impl Contents {
     /// The visible points of a backup, by name.
     pub fn points_of(&self, backup: ObjectId) -> impl DoubleEndedIterator<Item = &Arc<Point>> {
-        self.points.get(&backup).into_iter().flat_map(BTreeMap::values)
+        self.points
+            .get(&backup)
+            .into_iter()
+            .flat_map(BTreeMap::values)
     }
 
     /// The newest complete point of a backup: by the time its source was read, then by sequence.
     pub fn latest(&self, backup: ObjectId) -> Option<&Arc<Point>> {
-        self.points_of(backup).max_by_key(|point| (point.record.time, point.record.sequence))
+        self.points_of(backup)
+            .max_by_key(|point| (point.record.time, point.record.sequence))
     }
 
     /// A point by the names of its backup and its own.
@@ -118,7 +122,10 @@ pub struct Draft {
 impl Catalog {
     /// Reads what is there.
     pub fn open(repository: Arc<Repository>) -> Result<Self> {
-        let catalog = Self { repository, state: Mutex::default() };
+        let catalog = Self {
+            repository,
+            state: Mutex::default(),
+        };
         catalog.refresh()?;
         Ok(catalog)
     }
@@ -151,7 +158,10 @@ impl Catalog {
         let began = Instant::now();
         let listed = |prefix| -> Result<Vec<Name>> {
             let objects = store.list(prefix)?;
-            Ok(objects.iter().filter_map(|object| Name::parse(&object.name)).collect())
+            Ok(objects
+                .iter()
+                .filter_map(|object| Name::parse(&object.name))
+                .collect())
         };
         // The trash is listed before the points: a point made anew after being forgotten is never hidden.
         let (backups, trash) = (listed(names::BACKUPS)?, listed(names::TRASH)?);
@@ -167,7 +177,12 @@ impl Catalog {
         Ok(state.contents.clone())
     }
 
-    fn read_backups(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+    fn read_backups(
+        &self,
+        state: &mut State,
+        listed: &[Name],
+        problems: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
         let mut newest = HashMap::new();
         for name in listed {
             if let Name::Backup(id, n) = name {
@@ -175,26 +190,39 @@ impl Catalog {
                 *highest = (*highest).max(*n);
             }
         }
-        state.backups.retain(|id, backup| newest.get(id) == Some(&backup.number));
+        state
+            .backups
+            .retain(|id, backup| newest.get(id) == Some(&backup.number));
         for (id, number) in newest {
             if state.backups.contains_key(&id) {
                 continue;
             }
             let name = Name::Backup(id, number);
             if let Some(record) = noted(problems, name, self.repository.document(name))? {
-                state.backups.insert(id, Arc::new(Backup { id, number, record }));
+                state
+                    .backups
+                    .insert(id, Arc::new(Backup { id, number, record }));
             }
         }
         Ok(())
     }
 
-    fn read_catalogues(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+    fn read_catalogues(
+        &self,
+        state: &mut State,
+        listed: &[Name],
+        problems: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
         for name in listed {
             let Name::Catalogue(id) = name else { continue };
             if state.catalogues.contains(id) {
                 continue;
             }
-            let Some(catalogue) = noted::<Catalogue>(problems, *name, self.repository.document(*name))? else { continue };
+            let Some(catalogue) =
+                noted::<Catalogue>(problems, *name, self.repository.document(*name))?
+            else {
+                continue;
+            };
             for entry in catalogue.points {
                 let key = (entry.id, entry.generation);
                 if let Some(point) = noted(problems, *name, point_of(key, &entry.record))? {
@@ -207,14 +235,24 @@ impl Catalog {
         Ok(())
     }
 
-    fn read_points(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+    fn read_points(
+        &self,
+        state: &mut State,
+        listed: &[Name],
+        problems: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
         for name in listed {
-            let Name::Point(id, generation) = name else { continue };
+            let Name::Point(id, generation) = name else {
+                continue;
+            };
             let key = (*id, *generation);
             if state.records.contains_key(&key) {
                 continue;
             }
-            let read = self.repository.document_bytes(*name).and_then(|bytes| point_of(key, &bytes));
+            let read = self
+                .repository
+                .document_bytes(*name)
+                .and_then(|bytes| point_of(key, &bytes));
             if let Some(point) = noted(problems, *name, read)? {
                 state.records.insert(key, Arc::new(point));
             }
@@ -222,7 +260,12 @@ impl Catalog {
         Ok(())
     }
 
-    fn read_trash(&self, state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) -> Result<()> {
+    fn read_trash(
+        &self,
+        state: &mut State,
+        listed: &[Name],
+        problems: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
         let present: HashSet<_> = listed
             .iter()
             .filter_map(|name| match name {
@@ -238,7 +281,9 @@ impl Catalog {
             let name = Name::Trash(key.0, key.1);
             // What cannot be read still hides its point: it was forgotten by somebody who held the key.
             let trash: Option<Trash> = noted(problems, name, self.repository.document(name))?;
-            state.trash.insert(key, trash.is_none_or(|trash| !trash.undone));
+            state
+                .trash
+                .insert(key, trash.is_none_or(|trash| !trash.undone));
         }
         Ok(())
     }
@@ -249,7 +294,10 @@ impl Catalog {
             return Ok(backup.clone());
         }
         if !is_name(name) || name.starts_with(b".") {
-            let message = format!("{:?} cannot be the name of a backup; choose 1 to 255 bytes without '/', not beginning with '.'", String::from_utf8_lossy(name));
+            let message = format!(
+                "{:?} cannot be the name of a backup; choose 1 to 255 bytes without '/', not beginning with '.'",
+                String::from_utf8_lossy(name)
+            );
             return Err(Error::new(Kind::Invalid, message));
         }
         let settings = self.repository.settings();
@@ -265,7 +313,10 @@ impl Catalog {
         // A backup that was renamed keeps its id; a new one of its old name takes the next id of that name.
         for attempt in 0u64..64 {
             let id = self.keyed_id(b"backup", &attempt.to_le_bytes(), name);
-            match self.repository.create_document(Name::Backup(id, 0), &record) {
+            match self
+                .repository
+                .create_document(Name::Backup(id, 0), &record)
+            {
                 Ok(()) => break,
                 Err(error) if error.kind() == Kind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -276,7 +327,15 @@ impl Catalog {
         }
         let contents = self.refresh()?;
         let backup = contents.backups.get(name).cloned();
-        backup.ok_or_else(|| Error::new(Kind::Failed, format!("the backup {:?} cannot be made", String::from_utf8_lossy(name))))
+        backup.ok_or_else(|| {
+            Error::new(
+                Kind::Failed,
+                format!(
+                    "the backup {:?} cannot be made",
+                    String::from_utf8_lossy(name)
+                ),
+            )
+        })
     }
 
     fn keyed_id(&self, what: &[u8], scope: &[u8], name: &[u8]) -> ObjectId {
@@ -286,7 +345,11 @@ impl Catalog {
             hasher.update(part);
         }
         let hash = hasher.finalize();
-        ObjectId(hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes"))
+        ObjectId(
+            hash.as_bytes()[..16]
+                .try_into()
+                .expect("a hash has 32 bytes"),
+        )
     }
 
     /// Commits a restore point: everything it refers to must be durable and in the index. `AlreadyExists` when the
@@ -294,7 +357,10 @@ impl Catalog {
     pub fn commit(&self, backup: &[u8], draft: Draft) -> Result<Arc<Point>> {
         let mut record = draft.record;
         if !is_name(&record.name) || record.name.starts_with(b".") || record.name == b"latest" {
-            let message = format!("{:?} cannot be the name of a restore point", String::from_utf8_lossy(&record.name));
+            let message = format!(
+                "{:?} cannot be the name of a restore point",
+                String::from_utf8_lossy(&record.name)
+            );
             return Err(Error::new(Kind::Invalid, message));
         }
         self.refuse_condemned()?;
@@ -314,18 +380,44 @@ impl Catalog {
             })?;
         self.gather_loose_records();
         let contents = self.refresh()?;
-        let point = contents.points_of(backup.id).find(|point| point.id == id && point.generation == generation);
-        point.cloned().ok_or_else(|| Error::new(Kind::Failed, "the restore point was written but is not listed; look at it again"))
+        let point = contents
+            .points_of(backup.id)
+            .find(|point| point.id == id && point.generation == generation);
+        point.cloned().ok_or_else(|| {
+            Error::new(
+                Kind::Failed,
+                "the restore point was written but is not listed; look at it again",
+            )
+        })
     }
 
     /// Generation of the name's next use, and the place in the backup's chain of records.
-    fn next_place(&self, backup: &Backup, id: ObjectId, name: &[u8]) -> Result<(u64, u64, [u8; 32])> {
+    fn next_place(
+        &self,
+        backup: &Backup,
+        id: ObjectId,
+        name: &[u8],
+    ) -> Result<(u64, u64, [u8; 32])> {
         let state = self.state.lock();
-        if state.contents.points_of(backup.id).any(|point| point.id == id) {
+        if state
+            .contents
+            .points_of(backup.id)
+            .any(|point| point.id == id)
+        {
             return Err(taken(backup, name));
         }
-        let of_backup = || state.records.values().filter(|point| point.record.backup == backup.id);
-        let used = state.records.keys().chain(state.trash.keys()).filter(|key| key.0 == id).map(|key| key.1 + 1);
+        let of_backup = || {
+            state
+                .records
+                .values()
+                .filter(|point| point.record.backup == backup.id)
+        };
+        let used = state
+            .records
+            .keys()
+            .chain(state.trash.keys())
+            .filter(|key| key.0 == id)
+            .map(|key| key.1 + 1);
         let newest = of_backup().max_by_key(|point| point.record.sequence);
         Ok((
             used.max().unwrap_or(0),
@@ -340,7 +432,10 @@ impl Catalog {
         for name in listed.iter().filter_map(|object| Name::parse(&object.name)) {
             let condemned: Condemned = self.repository.document(name)?;
             if !condemned.done {
-                let message = format!("{} is being pruned by a newer keepfs; try again when that is done", self.repository.location());
+                let message = format!(
+                    "{} is being pruned by a newer keepfs; try again when that is done",
+                    self.repository.location()
+                );
                 return Err(Error::new(Kind::Busy, message));
             }
         }
@@ -351,19 +446,33 @@ impl Catalog {
     fn gather_loose_records(&self) {
         let (entries, replaces) = {
             let state = self.state.lock();
-            let loose = state.records.keys().filter(|key| !state.covered.contains(key)).count();
+            let loose = state
+                .records
+                .keys()
+                .filter(|key| !state.covered.contains(key))
+                .count();
             if loose < LOOSE_RECORDS_MAX {
                 return;
             }
             let entries: Vec<_> = state
                 .records
                 .values()
-                .map(|point| CatalogueEntry { id: point.id, generation: point.generation, record: encode(&point.record) })
+                .map(|point| CatalogueEntry {
+                    id: point.id,
+                    generation: point.generation,
+                    record: encode(&point.record),
+                })
                 .collect();
             (entries, state.catalogues.iter().copied().collect())
         };
-        let catalogue = Catalogue { replaces, points: entries };
-        if let Err(error) = self.repository.create_document(Name::Catalogue(ObjectId::random()), &catalogue) {
+        let catalogue = Catalogue {
+            replaces,
+            points: entries,
+        };
+        if let Err(error) = self
+            .repository
+            .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
+        {
             tracing::warn!("the list of restore points was not merged: {error}");
         }
     }
@@ -375,7 +484,8 @@ impl Catalog {
             host: crate::repository::host_name(),
             undone: false,
         };
-        self.repository.create_document(Name::Trash(point.id, point.generation), &trash)?;
+        self.repository
+            .create_document(Name::Trash(point.id, point.generation), &trash)?;
         self.refresh()?;
         Ok(())
     }
@@ -405,7 +515,11 @@ fn point_of((id, generation): (ObjectId, u64), bytes: &[u8]) -> Result<Point> {
 }
 
 /// What is damaged or gone is noted and passed over, so that everything else can be used; other failures are told.
-fn noted<T>(problems: &mut BTreeMap<String, String>, name: Name, result: Result<T>) -> Result<Option<T>> {
+fn noted<T>(
+    problems: &mut BTreeMap<String, String>,
+    name: Name,
+    result: Result<T>,
+) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::WrongKey) => {
@@ -419,19 +533,34 @@ fn noted<T>(problems: &mut BTreeMap<String, String>, name: Name, result: Result<
 }
 
 fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -> Contents {
-    let mut contents = Contents { problems, ..Contents::default() };
-    for backup in state.backups.values().filter(|backup| !backup.record.removed) {
-        contents.backups.insert(backup.record.name.clone(), backup.clone());
+    let mut contents = Contents {
+        problems,
+        ..Contents::default()
+    };
+    for backup in state
+        .backups
+        .values()
+        .filter(|backup| !backup.record.removed)
+    {
+        contents
+            .backups
+            .insert(backup.record.name.clone(), backup.clone());
     }
     for name in listed {
-        let Name::Point(id, generation) = name else { continue };
+        let Name::Point(id, generation) = name else {
+            continue;
+        };
         let key = (*id, *generation);
-        let Some(point) = state.records.get(&key) else { continue };
+        let Some(point) = state.records.get(&key) else {
+            continue;
+        };
         if state.trash.get(&key) == Some(&true) {
             continue;
         }
         let points = contents.points.entry(point.record.backup).or_default();
-        let newer = points.get(point.name()).is_none_or(|other| other.generation < point.generation);
+        let newer = points
+            .get(point.name())
+            .is_none_or(|other| other.generation < point.generation);
         if newer {
             points.insert(point.record.name.clone(), point.clone());
         }

@@ -40,7 +40,12 @@ pub fn diff(
     second: (&Arc<Trees>, &Tree),
     tell: &mut dyn FnMut(Difference) -> Result<()>,
 ) -> Result<()> {
-    Differ { first: first.0, second: second.0, tell }.directories(first.1, second.1, &mut Vec::new())
+    Differ {
+        first: first.0,
+        second: second.0,
+        tell,
+    }
+    .directories(first.1, second.1, &mut Vec::new())
 }
 
 struct Differ<'a> {
@@ -54,7 +59,10 @@ type Side = Peekable<Entries>;
 fn next_name(side: &mut Side) -> Result<Option<Vec<u8>>> {
     match side.next_if(Result::is_err) {
         Some(Err(error)) => Err(error),
-        _ => Ok(side.peek().and_then(|entry| entry.as_ref().ok()).map(|entry| entry.name.clone())),
+        _ => Ok(side
+            .peek()
+            .and_then(|entry| entry.as_ref().ok())
+            .map(|entry| entry.name.clone())),
     }
 }
 
@@ -63,7 +71,10 @@ impl Differ<'_> {
         if first.root == second.root {
             return Ok(());
         }
-        let (mut ones, mut twos) = (self.first.entries(first).peekable(), self.second.entries(second).peekable());
+        let (mut ones, mut twos) = (
+            self.first.entries(first).peekable(),
+            self.second.entries(second).peekable(),
+        );
         loop {
             let names = (next_name(&mut ones)?, next_name(&mut twos)?);
             let order = match &names {
@@ -72,27 +83,53 @@ impl Differ<'_> {
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some(one), Some(two)) => one.cmp(two),
             };
-            let one = if order.is_le() { ones.next().transpose()? } else { None };
-            let two = if order.is_ge() { twos.next().transpose()? } else { None };
+            let one = if order.is_le() {
+                ones.next().transpose()?
+            } else {
+                None
+            };
+            let two = if order.is_ge() {
+                twos.next().transpose()?
+            } else {
+                None
+            };
             let length = path.len();
             if length > 0 {
                 path.push(b'/');
             }
-            path.extend(one.as_ref().or(two.as_ref()).map(|entry| entry.name.as_slice()).unwrap_or_default());
+            path.extend(
+                one.as_ref()
+                    .or(two.as_ref())
+                    .map(|entry| entry.name.as_slice())
+                    .unwrap_or_default(),
+            );
             self.entries(one, two, path)?;
             path.truncate(length);
         }
     }
 
-    fn entries(&mut self, one: Option<Arc<Entry>>, two: Option<Arc<Entry>>, path: &mut Vec<u8>) -> Result<()> {
+    fn entries(
+        &mut self,
+        one: Option<Arc<Entry>>,
+        two: Option<Arc<Entry>>,
+        path: &mut Vec<u8>,
+    ) -> Result<()> {
         let change = match (&one, &two) {
             (Some(one), Some(two)) => self.change(one, two)?,
             (None, _) => Some(Change::Added),
             (_, None) => Some(Change::Removed),
         };
-        let trees = (one.as_ref().and_then(|entry| entry.tree().copied()), two.as_ref().and_then(|entry| entry.tree().copied()));
+        let trees = (
+            one.as_ref().and_then(|entry| entry.tree().copied()),
+            two.as_ref().and_then(|entry| entry.tree().copied()),
+        );
         if let Some(change) = change {
-            (self.tell)(Difference { path: path.clone(), change, first: one, second: two })?;
+            (self.tell)(Difference {
+                path: path.clone(),
+                change,
+                first: one,
+                second: two,
+            })?;
         }
         match trees {
             (Some(one), Some(two)) => self.directories(&one, &two, path),
@@ -103,15 +140,30 @@ impl Differ<'_> {
     }
 
     /// Everything below a directory that only one side has.
-    fn all(&mut self, trees: Arc<Trees>, tree: &Tree, change: Change, path: &mut Vec<u8>) -> Result<()> {
+    fn all(
+        &mut self,
+        trees: Arc<Trees>,
+        tree: &Tree,
+        change: Change,
+        path: &mut Vec<u8>,
+    ) -> Result<()> {
         for entry in trees.entries(tree) {
             let entry = entry?;
             let length = path.len();
             path.push(b'/');
             path.extend(&entry.name);
             let below = entry.tree().copied();
-            let (first, second) = if change == Change::Removed { (Some(entry), None) } else { (None, Some(entry)) };
-            (self.tell)(Difference { path: path.clone(), change, first, second })?;
+            let (first, second) = if change == Change::Removed {
+                (Some(entry), None)
+            } else {
+                (None, Some(entry))
+            };
+            (self.tell)(Difference {
+                path: path.clone(),
+                change,
+                first,
+                second,
+            })?;
             if let Some(below) = below {
                 self.all(trees.clone(), &below, change, path)?;
             }
@@ -132,7 +184,10 @@ impl Differ<'_> {
         }
         // How many names an inode has, and which number binds them, is not told apart: it is the others' change.
         let (one, two) = (&one.attributes, &two.attributes);
-        let equal = one.mode == two.mode && one.owner == two.owner && one.mtime == two.mtime && one.xattrs == two.xattrs;
+        let equal = one.mode == two.mode
+            && one.owner == two.owner
+            && one.mtime == two.mtime
+            && one.xattrs == two.xattrs;
         Ok((!equal).then_some(Change::Attributes))
     }
 
@@ -155,7 +210,9 @@ impl Differ<'_> {
         let mut streams = (Bytes::new(self.first, one), Bytes::new(self.second, two));
         loop {
             let (left, right) = (streams.0.extent()?, streams.1.extent()?);
-            let (Some(left), Some(right)) = (left, right) else { return Ok(left.is_none() && right.is_none()) };
+            let (Some(left), Some(right)) = (left, right) else {
+                return Ok(left.is_none() && right.is_none());
+            };
             let whole = streams.0.at_begin() && streams.1.at_begin();
             if whole && left == right || left.chunk.is_none() && right.chunk.is_none() {
                 let step = streams.0.left().min(streams.1.left());
@@ -182,12 +239,23 @@ impl Bytes {
     fn new(trees: &Arc<Trees>, file: &File) -> Self {
         // Content::Empty has no extents; every other content covers the whole file.
         debug_assert!(file.size == 0 || file.content != Content::Empty);
-        Self { trees: trees.clone(), extents: trees.extents_from(file, 0), current: None }
+        Self {
+            trees: trees.clone(),
+            extents: trees.extents_from(file, 0),
+            current: None,
+        }
     }
 
     fn extent(&mut self) -> Result<Option<Extent>> {
-        if self.current.is_none_or(|(extent, used)| used == extent.length) {
-            self.current = self.extents.next().transpose()?.map(|(_, extent)| (extent, 0));
+        if self
+            .current
+            .is_none_or(|(extent, used)| used == extent.length)
+        {
+            self.current = self
+                .extents
+                .next()
+                .transpose()?
+                .map(|(_, extent)| (extent, 0));
         }
         Ok(self.current.map(|(extent, _)| extent))
     }
@@ -197,7 +265,8 @@ impl Bytes {
     }
 
     fn left(&self) -> u64 {
-        self.current.map_or(0, |(extent, used)| extent.length - used)
+        self.current
+            .map_or(0, |(extent, used)| extent.length - used)
     }
 
     fn skip(&mut self, step: u64) {
@@ -207,14 +276,20 @@ impl Bytes {
     }
 
     fn read(&mut self, step: u64) -> Result<Vec<u8>> {
-        let Some((extent, used)) = self.current else { return Ok(Vec::new()) };
+        let Some((extent, used)) = self.current else {
+            return Ok(Vec::new());
+        };
         let mut bytes = Vec::new();
         match extent.chunk {
             None => bytes.resize(step as usize, 0),
             Some(id) => {
                 let repository = self.trees.repository();
                 let location = repository.locate(&id)?;
-                repository.read_located(&location, used as u32..(used + step) as u32, &mut bytes)?;
+                repository.read_located(
+                    &location,
+                    used as u32..(used + step) as u32,
+                    &mut bytes,
+                )?;
             }
         }
         self.skip(step);

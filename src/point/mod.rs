@@ -12,8 +12,13 @@ mod walk;
 pub use catalog::{Backup, Catalog, Contents, Draft, Point};
 pub use diff::{Change, Difference, diff};
 pub use entry::{Attributes, Content, Entry, Extent, File, Node, Owner, Tree};
-pub use page::{Child, ContentPage, ContentWriter, DirectoryPage, DirectoryWriter, PageSink, is_name};
-pub use record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, Lease, LeaseKind, Mark, Origin, PointRecord, Source, Trash};
+pub use page::{
+    Child, ContentPage, ContentWriter, DirectoryPage, DirectoryWriter, PageSink, is_name,
+};
+pub use record::{
+    BackupRecord, Catalogue, CatalogueEntry, Condemned, Lease, LeaseKind, Mark, Origin,
+    PointRecord, Source, Trash,
+};
 pub use side::{Inode, SideReader, SideWriter};
 pub use tree::{Entries, Extents, Trees};
 pub use walk::{Visit, Walk};

@@ -13,9 +13,17 @@ use bincode::{Decode, Encode};
 use std::sync::Arc;
 
 /// Entries of a leaf page of a directory on average, and at the least and most. Measured: see `repository::format`.
-pub const DIRECTORY_PAGE: PageLimits = PageLimits { min: 64, average: 256, max: 1024 };
+pub const DIRECTORY_PAGE: PageLimits = PageLimits {
+    min: 64,
+    average: 256,
+    max: 1024,
+};
 /// The same for the extents of a file and for lists of pages.
-pub const LIST_PAGE: PageLimits = PageLimits { min: 256, average: 1024, max: 4096 };
+pub const LIST_PAGE: PageLimits = PageLimits {
+    min: 256,
+    average: 1024,
+    max: 4096,
+};
 /// A leaf is also closed when its names, targets and attributes have this many bytes.
 const PAGE_BYTES: usize = 1 << 20;
 /// A file with at most this many extents carries them in its entry.
@@ -70,7 +78,10 @@ pub struct Child {
 
 #[derive(Encode, Decode)]
 enum StoredDirectory {
-    Leaf { owners: Vec<Owner>, entries: Vec<StoredEntry> },
+    Leaf {
+        owners: Vec<Owner>,
+        entries: Vec<StoredEntry>,
+    },
     Inner(Vec<Child>),
 }
 
@@ -104,10 +115,13 @@ impl DirectoryPage {
 
     /// Reads a page and checks what a reader relies on: names are possible, ascending and unique, owners exist.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let damaged = |why: &str| Error::new(Kind::Damaged, format!("a directory page is damaged: {why}"));
+        let damaged =
+            |why: &str| Error::new(Kind::Damaged, format!("a directory page is damaged: {why}"));
         let (owners, entries) = match decode(bytes)? {
             StoredDirectory::Inner(children) => {
-                let ascending = children.windows(2).all(|pair| pair[0].first < pair[1].first);
+                let ascending = children
+                    .windows(2)
+                    .all(|pair| pair[0].first < pair[1].first);
                 return if ascending && !children.is_empty() {
                     Ok(Self::Inner(children))
                 } else {
@@ -119,8 +133,11 @@ impl DirectoryPage {
         let owners: Vec<_> = owners.into_iter().map(Arc::new).collect();
         let mut result: Vec<Arc<Entry>> = Vec::with_capacity(entries.len());
         for stored in entries {
-            let owner = owners.get(stored.owner as usize).ok_or_else(|| damaged("an owner is missing"))?;
-            if !is_name(&stored.name) || result.last().is_some_and(|last| last.name >= stored.name) {
+            let owner = owners
+                .get(stored.owner as usize)
+                .ok_or_else(|| damaged("an owner is missing"))?;
+            if !is_name(&stored.name) || result.last().is_some_and(|last| last.name >= stored.name)
+            {
                 return Err(damaged("a name is impossible or out of order"));
             }
             result.push(Arc::new(Entry {
@@ -142,7 +159,10 @@ impl DirectoryPage {
 
 /// Whether a directory can hold this name.
 pub fn is_name(name: &[u8]) -> bool {
-    (1..=255).contains(&name.len()) && name != b"." && name != b".." && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
+    (1..=255).contains(&name.len())
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
 }
 
 fn stored_leaf(entries: &[Arc<Entry>]) -> StoredDirectory {
@@ -201,7 +221,10 @@ struct Levels {
 
 impl Levels {
     fn new(encode: fn(Vec<Child>) -> Vec<u8>) -> Self {
-        Self { levels: Vec::new(), encode }
+        Self {
+            levels: Vec::new(),
+            encode,
+        }
     }
 
     fn push(&mut self, mut child: Child, sink: &mut dyn PageSink) -> Result<()> {
@@ -242,7 +265,11 @@ impl Levels {
                 return Ok(self.levels[level].remove(0));
             }
             if !self.levels[level].is_empty() {
-                let child = if self.levels[level].len() == 1 { self.levels[level].remove(0) } else { self.close(level, sink)? };
+                let child = if self.levels[level].len() == 1 {
+                    self.levels[level].remove(0)
+                } else {
+                    self.close(level, sink)?
+                };
                 if self.levels.len() == level + 1 {
                     return Ok(child);
                 }
@@ -274,8 +301,17 @@ impl DirectoryWriter {
     /// Adds the next entry. Names must ascend.
     pub fn push(&mut self, entry: Arc<Entry>, sink: &mut dyn PageSink) -> Result<()> {
         debug_assert!(self.leaf.last().is_none_or(|last| last.name < entry.name));
-        let extra: usize = entry.attributes.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let target = if let Node::Symlink(target) = &entry.node { target.len() } else { 0 };
+        let extra: usize = entry
+            .attributes
+            .xattrs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        let target = if let Node::Symlink(target) = &entry.node {
+            target.len()
+        } else {
+            0
+        };
         self.leaf_bytes += 192 + entry.name.len() + extra + target;
         let boundary = boundary_of(blake3::hash(&entry.name).as_bytes());
         self.leaf.push(entry);
@@ -292,11 +328,23 @@ impl DirectoryWriter {
             Node::Directory(tree) => (1 + tree.entries, tree.bytes),
             _ => (1, entry.file().map_or(0, |file| file.size)),
         };
-        let (count, bytes) = entries.iter().map(below).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        let first = entries.first().map(|entry| entry.name.clone()).unwrap_or_default();
+        let (count, bytes) = entries
+            .iter()
+            .map(below)
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let first = entries
+            .first()
+            .map(|entry| entry.name.clone())
+            .unwrap_or_default();
         let own = entries.len() as u64;
         let page = emit(sink, &DirectoryPage::Leaf(entries).encode())?;
-        let child = Child { first, page, own, entries: count, bytes };
+        let child = Child {
+            first,
+            page,
+            own,
+            entries: count,
+            bytes,
+        };
         self.levels.push(child, sink)
     }
 
@@ -341,7 +389,10 @@ impl ContentWriter {
             return Ok(());
         }
         self.size += extent.length;
-        if let (None, Some(last)) = (extent.chunk, self.leaf.last_mut().filter(|last| last.chunk.is_none())) {
+        if let (None, Some(last)) = (
+            extent.chunk,
+            self.leaf.last_mut().filter(|last| last.chunk.is_none()),
+        ) {
             last.length += extent.length;
             return Ok(());
         }
@@ -359,7 +410,13 @@ impl ContentWriter {
         let own = extents.len() as u64;
         let bytes = extents.iter().map(|extent| extent.length).sum();
         let page = emit(sink, &encode(&ContentPage::Leaf(extents)))?;
-        let child = Child { first: Vec::new(), page, own, entries: own, bytes };
+        let child = Child {
+            first: Vec::new(),
+            page,
+            own,
+            entries: own,
+            bytes,
+        };
         self.levels.push(child, sink)
     }
 
@@ -373,7 +430,11 @@ impl ContentWriter {
         } else {
             match self.leaf.as_slice() {
                 [] => Content::Empty,
-                [Extent { chunk: Some(id), .. }] => Content::One(*id),
+                [
+                    Extent {
+                        chunk: Some(id), ..
+                    },
+                ] => Content::One(*id),
                 _ => Content::Extents(self.leaf),
             }
         };

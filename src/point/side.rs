@@ -53,13 +53,28 @@ impl SideWriter {
     fn close(&mut self, sink: &mut dyn PageSink) -> Result<()> {
         let records = std::mem::take(&mut self.records);
         let mut bytes = Vec::with_capacity(records.len() * RECORD_BYTES);
-        bytes.extend(records.iter().flat_map(|record| record.ctime.seconds.to_le_bytes()));
-        bytes.extend(records.iter().flat_map(|record| record.ctime.nanoseconds.to_le_bytes()));
-        bytes.extend(records.iter().flat_map(|record| record.device.to_le_bytes()));
+        bytes.extend(
+            records
+                .iter()
+                .flat_map(|record| record.ctime.seconds.to_le_bytes()),
+        );
+        bytes.extend(
+            records
+                .iter()
+                .flat_map(|record| record.ctime.nanoseconds.to_le_bytes()),
+        );
+        bytes.extend(
+            records
+                .iter()
+                .flat_map(|record| record.device.to_le_bytes()),
+        );
         bytes.extend(records.iter().flat_map(|record| record.inode.to_le_bytes()));
         let id = ChunkId::of(&bytes);
         sink.page(id, &bytes)?;
-        let extent = Extent { length: bytes.len() as u64, chunk: Some(id) };
+        let extent = Extent {
+            length: bytes.len() as u64,
+            chunk: Some(id),
+        };
         self.content.push(extent, sink)
     }
 
@@ -85,8 +100,18 @@ pub struct SideReader {
 impl SideReader {
     /// A reader of the table with this content and length.
     pub fn new(trees: Arc<Trees>, content: Content, bytes: u64) -> Self {
-        let file = File { size: bytes, content, ..File::empty() };
-        Self { trees, file, extents: None, first: 0, records: Vec::new() }
+        let file = File {
+            size: bytes,
+            content,
+            ..File::empty()
+        };
+        Self {
+            trees,
+            file,
+            extents: None,
+            first: 0,
+            records: Vec::new(),
+        }
     }
 
     /// The record of the walk's entry `number`; none where the table is shorter.

@@ -23,7 +23,10 @@ pub struct Trees {
 }
 
 fn too_deep() -> Error {
-    Error::new(Kind::Damaged, "pages lie deeper than any that keepfs writes")
+    Error::new(
+        Kind::Damaged,
+        "pages lie deeper than any that keepfs writes",
+    )
 }
 
 impl Trees {
@@ -47,7 +50,8 @@ impl Trees {
             return Ok(page.clone());
         }
         let bytes = self.repository.read_chunk(id)?;
-        let page = DirectoryPage::decode(&bytes).map_err(|error| error.context(format_args!("page {id}")))?;
+        let page = DirectoryPage::decode(&bytes)
+            .map_err(|error| error.context(format_args!("page {id}")))?;
         let page = Arc::new(page);
         self.directories.lock().put(*id, page.clone());
         Ok(page)
@@ -59,7 +63,8 @@ impl Trees {
             return Ok(page.clone());
         }
         let bytes = self.repository.read_chunk(id)?;
-        let page: ContentPage = decode(&bytes).map_err(|error| error.context(format_args!("page {id}")))?;
+        let page: ContentPage =
+            decode(&bytes).map_err(|error| error.context(format_args!("page {id}")))?;
         let page = Arc::new(page);
         self.contents.lock().put(*id, page.clone());
         Ok(page)
@@ -76,7 +81,9 @@ impl Trees {
                 }
                 DirectoryPage::Inner(children) => {
                     let after = children.partition_point(|child| child.first.as_slice() <= name);
-                    let Some(child) = after.checked_sub(1) else { return Ok(None) };
+                    let Some(child) = after.checked_sub(1) else {
+                        return Ok(None);
+                    };
                     id = children[child].page;
                 }
             }
@@ -87,9 +94,16 @@ impl Trees {
     /// The entry at this path below a directory; no component may be empty.
     pub fn resolve(&self, top: &Arc<Entry>, path: &[u8]) -> Result<Option<Arc<Entry>>> {
         let mut entry = top.clone();
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            let Some(tree) = entry.tree() else { return Ok(None) };
-            let Some(next) = self.lookup(tree, name)? else { return Ok(None) };
+        for name in path
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+        {
+            let Some(tree) = entry.tree() else {
+                return Ok(None);
+            };
+            let Some(next) = self.lookup(tree, name)? else {
+                return Ok(None);
+            };
             entry = next;
         }
         Ok(Some(entry))
@@ -114,7 +128,10 @@ impl Trees {
     pub fn extents_from(self: &Arc<Self>, file: &File, offset: u64) -> Extents {
         let leaf = match &file.content {
             Content::Empty => Vec::new(),
-            Content::One(id) => vec![Extent { length: file.size, chunk: Some(*id) }],
+            Content::One(id) => vec![Extent {
+                length: file.size,
+                chunk: Some(*id),
+            }],
             Content::Extents(extents) => extents.clone(),
             Content::Pages(_) => Vec::new(),
         };
@@ -154,7 +171,9 @@ impl Entries {
                 }
                 DirectoryPage::Inner(children) => {
                     let place = place_of(children, &mut skip, |child| child.own);
-                    let Some(child) = children.get(place) else { return Ok(()) };
+                    let Some(child) = children.get(place) else {
+                        return Ok(());
+                    };
                     id = child.page;
                     self.stack.push((page.clone(), place + 1));
                 }
@@ -176,8 +195,12 @@ impl Entries {
                 }
                 self.leaf = None;
             }
-            let Some((page, place)) = self.stack.last_mut() else { return Ok(None) };
-            let DirectoryPage::Inner(children) = &**page else { return Ok(None) };
+            let Some((page, place)) = self.stack.last_mut() else {
+                return Ok(None);
+            };
+            let DirectoryPage::Inner(children) = &**page else {
+                return Ok(None);
+            };
             match children.get(*place).map(|child| child.page) {
                 Some(id) => {
                     *place += 1;
@@ -225,8 +248,15 @@ struct Leaf {
 impl Leaf {
     /// A leaf whose first extent is at `base`, at the extent that holds byte `offset` of the file.
     fn new(page: Arc<ContentPage>, base: u64, offset: u64) -> Self {
-        let mut leaf = Self { page, place: 0, offset: base };
-        while let Some(extent) = leaf.extent().filter(|extent| leaf.offset + extent.length <= offset) {
+        let mut leaf = Self {
+            page,
+            place: 0,
+            offset: base,
+        };
+        while let Some(extent) = leaf
+            .extent()
+            .filter(|extent| leaf.offset + extent.length <= offset)
+        {
             leaf.offset += extent.length;
             leaf.place += 1;
         }
@@ -264,7 +294,9 @@ impl Extents {
             let mut skip = offset.saturating_sub(base);
             let within = skip;
             let place = place_of(children, &mut skip, |child| child.bytes);
-            let Some(child) = children.get(place) else { return Ok(()) };
+            let Some(child) = children.get(place) else {
+                return Ok(());
+            };
             base += within - skip;
             id = child.page;
             let next_base = base.saturating_add(child.bytes);
@@ -279,16 +311,25 @@ impl Extents {
         loop {
             if let Some(extent) = self.leaf.extent() {
                 let offset = self.leaf.offset;
-                let end = offset.checked_add(extent.length).filter(|end| *end <= self.size && extent.length > 0);
+                let end = offset
+                    .checked_add(extent.length)
+                    .filter(|end| *end <= self.size && extent.length > 0);
                 let Some(end) = end else {
-                    return Err(Error::new(Kind::Damaged, "a file's extents are longer than the file"));
+                    return Err(Error::new(
+                        Kind::Damaged,
+                        "a file's extents are longer than the file",
+                    ));
                 };
                 self.leaf.offset = end;
                 self.leaf.place += 1;
                 return Ok(Some((offset, extent)));
             }
-            let Some((page, place, base)) = self.stack.last_mut() else { return Ok(None) };
-            let ContentPage::Inner(children) = &**page else { return Ok(None) };
+            let Some((page, place, base)) = self.stack.last_mut() else {
+                return Ok(None);
+            };
+            let ContentPage::Inner(children) = &**page else {
+                return Ok(None);
+            };
             match children.get(*place).map(|child| (child.page, child.bytes)) {
                 Some((id, bytes)) => {
                     let at = *base;

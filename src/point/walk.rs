@@ -33,7 +33,11 @@ impl Walk {
     /// A walk of everything below `tree`.
     pub fn new(trees: Arc<Trees>, tree: &Tree) -> Self {
         let top = trees.entries(tree);
-        Self { trees, open: vec![(top, 0)], path: Vec::new() }
+        Self {
+            trees,
+            open: vec![(top, 0)],
+            path: Vec::new(),
+        }
     }
 
     /// Does not descend into the directory that was just visited; its `Leave` is not told.
@@ -65,7 +69,9 @@ impl Iterator for Walk {
             }
             Some(Err(error)) => {
                 // The directory cannot be read further; the walk goes on behind it.
-                Some(Err(error.context(String::from_utf8_lossy(&self.path).into_owned())))
+                Some(Err(
+                    error.context(String::from_utf8_lossy(&self.path).into_owned())
+                ))
             }
             None => {
                 let path = self.path.clone();

@@ -41,7 +41,12 @@ pub fn encode<T: Encode>(document: &T) -> Vec<u8> {
 /// The document in these bytes. Fails with `TooNew` on a newer version and `Damaged` on anything that is not
 /// exactly one document.
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T> {
-    let damaged = |why: &str| Error::new(Kind::Damaged, format!("a document cannot be decoded: {why}"));
+    let damaged = |why: &str| {
+        Error::new(
+            Kind::Damaged,
+            format!("a document cannot be decoded: {why}"),
+        )
+    };
     let [low, high, 0, 0, rest @ ..] = bytes else {
         return Err(damaged("its envelope is not ours"));
     };
@@ -49,7 +54,9 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T> {
         VERSION => {}
         0 => return Err(damaged("its version is zero")),
         newer => {
-            let message = format!("a document has version {newer}; this keepfs knows {VERSION}; use a newer keepfs");
+            let message = format!(
+                "a document has version {newer}; this keepfs knows {VERSION}; use a newer keepfs"
+            );
             return Err(Error::new(Kind::TooNew, message));
         }
     }

@@ -110,7 +110,9 @@ impl Ring {
     /// The key of the object with this salt.
     pub(crate) fn object_key(&self, epoch: u32, salt: &[u8; 32]) -> Result<ObjectKey> {
         let Some(epoch) = self.epochs.iter().find(|known| known.number == epoch) else {
-            let message = format!("an object was written with key epoch {epoch}, which this key does not hold");
+            let message = format!(
+                "an object was written with key epoch {epoch}, which this key does not hold"
+            );
             return Err(Error::new(Kind::WrongKey, message));
         };
         let purpose: [&[u8]; 2] = [b"keepfs 1 object", &self.repository.0];
@@ -140,7 +142,9 @@ impl fmt::Debug for ObjectKey {
 impl ObjectKey {
     pub(crate) fn new(mut derived: [u8; 64]) -> Self {
         let unbound = UnboundKey::new(&AES_256_GCM, &derived[..32]).expect("the key has 32 bytes");
-        let commitment = derived[32..].try_into().expect("the other half has 32 bytes");
+        let commitment = derived[32..]
+            .try_into()
+            .expect("the other half has 32 bytes");
         derived.zeroize();
         Self {
             aead: LessSafeKey::new(unbound),

@@ -78,7 +78,11 @@ impl Repository {
             .map_err(|error| match error.kind() {
                 Kind::NotFound => Error::new(
                     Kind::Damaged,
-                    format!("pack {} is missing from {}", location.pack.id, self.location()),
+                    format!(
+                        "pack {} is missing from {}",
+                        location.pack.id,
+                        self.location()
+                    ),
                 ),
                 _ => error.context(format_args!("reading pack {}", location.pack.id)),
             })
@@ -86,13 +90,19 @@ impl Repository {
 
     /// A decompressed frame of the pack that `location` names.
     pub fn frame(&self, location: &Location, span: &FrameSpan) -> Result<Frame> {
-        let slot = self.frames.slot((location.pack.id, span.number), span.plain_bytes());
+        let slot = self
+            .frames
+            .slot((location.pack.id, span.number), span.plain_bytes());
         let mut filled = slot.lock();
         if let Some(frame) = &*filled {
             return Ok(frame.clone());
         }
         let bytes = self.stored(location, span.object_range())?;
-        let frame = Arc::new(self.frames.reader(&self.access, location)?.plain(span, bytes.into())?);
+        let frame = Arc::new(
+            self.frames
+                .reader(&self.access, location)?
+                .plain(span, bytes.into())?,
+        );
         *filled = Some(frame.clone());
         Ok(frame)
     }
@@ -104,19 +114,33 @@ impl Repository {
             // Whoever asks for one of these frames waits for its lock; one that is being read is left to its reader.
             let slots: Vec<_> = run
                 .iter()
-                .map(|span| self.frames.slot((location.pack.id, span.number), span.plain_bytes()))
+                .map(|span| {
+                    self.frames
+                        .slot((location.pack.id, span.number), span.plain_bytes())
+                })
                 .collect();
             let mut locks: Vec<_> = slots.iter().map(|slot| slot.try_lock()).collect();
-            let wanted = |lock: &Option<parking_lot::MutexGuard<'_, Option<Frame>>>| lock.as_ref().is_some_and(|slot| slot.is_none());
-            let Some(first) = locks.iter().position(wanted) else { continue };
+            let wanted = |lock: &Option<parking_lot::MutexGuard<'_, Option<Frame>>>| {
+                lock.as_ref().is_some_and(|slot| slot.is_none())
+            };
+            let Some(first) = locks.iter().position(wanted) else {
+                continue;
+            };
             let last = locks.iter().rposition(wanted).unwrap_or(first);
             let base = run[first].object_range().start;
-            let Ok(bytes) = self.stored(location, base..run[last].object_range().end) else { continue };
-            let Ok(reader) = self.frames.reader(&self.access, location) else { continue };
+            let Ok(bytes) = self.stored(location, base..run[last].object_range().end) else {
+                continue;
+            };
+            let Ok(reader) = self.frames.reader(&self.access, location) else {
+                continue;
+            };
             for (span, lock) in run.iter().zip(&mut locks).take(last + 1).skip(first) {
-                let Some(slot) = lock.as_mut().filter(|slot| slot.is_none()) else { continue };
+                let Some(slot) = lock.as_mut().filter(|slot| slot.is_none()) else {
+                    continue;
+                };
                 let range = span.object_range();
-                let stored = bytes[(range.start - base) as usize..(range.end - base) as usize].to_vec();
+                let stored =
+                    bytes[(range.start - base) as usize..(range.end - base) as usize].to_vec();
                 **slot = reader.plain(span, stored).ok().map(Arc::new);
                 *lock = None;
             }
@@ -125,7 +149,9 @@ impl Repository {
 
     /// Decrypted but still compressed frames of one pack, adjacent and ascending, in one request.
     pub fn payloads(&self, location: &Location, spans: &[FrameSpan]) -> Result<Vec<Payload>> {
-        let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return Ok(Vec::new()) };
+        let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
+            return Ok(Vec::new());
+        };
         let base = first.object_range().start;
         let bytes = self.stored(location, base..last.object_range().end)?;
         let reader = self.frames.reader(&self.access, location)?;
@@ -145,7 +171,10 @@ impl Repository {
         let mut content = Vec::with_capacity(location.length as usize);
         self.read_located(&location, 0..location.length, &mut content)?;
         if ChunkId::of(&content) != *id {
-            let message = format!("chunk {id} in pack {} has other content than its id says", location.pack.id);
+            let message = format!(
+                "chunk {id} in pack {} has other content than its id says",
+                location.pack.id
+            );
             return Err(Error::new(Kind::Damaged, message));
         }
         Ok(content)
@@ -153,9 +182,17 @@ impl Repository {
 
     /// Appends a part of a chunk to `output`. What a frame's authentication does not cover, the id is checked for
     /// when the whole chunk is read.
-    pub fn read_located(&self, location: &Location, range: Range<u32>, output: &mut Vec<u8>) -> Result<()> {
+    pub fn read_located(
+        &self,
+        location: &Location,
+        range: Range<u32>,
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
         if range.end > location.length || range.start > range.end {
-            return Err(Error::new(Kind::Damaged, "a chunk is shorter than the file that holds it says"));
+            return Err(Error::new(
+                Kind::Damaged,
+                "a chunk is shorter than the file that holds it says",
+            ));
         }
         let mut at = location.offset + range.start;
         let end = location.offset + range.end;
@@ -163,7 +200,9 @@ impl Repository {
             let span = location.frame_at(at - location.offset)?;
             let frame = self.frame(location, &span)?;
             let upto = end.min(span.stream_end);
-            output.extend_from_slice(&frame[(at - span.stream_begin) as usize..(upto - span.stream_begin) as usize]);
+            output.extend_from_slice(
+                &frame[(at - span.stream_begin) as usize..(upto - span.stream_begin) as usize],
+            );
             at = upto;
         }
         Ok(())
@@ -178,7 +217,10 @@ fn adjacent(spans: &[FrameSpan]) -> impl Iterator<Item = &[FrameSpan]> {
         let begin = first.object_range().start;
         let ends = rest
             .windows(2)
-            .take_while(|pair| pair[0].object_end == pair[1].object_begin && pair[1].object_range().end - begin <= FETCH_BYTES_MAX)
+            .take_while(|pair| {
+                pair[0].object_end == pair[1].object_begin
+                    && pair[1].object_range().end - begin <= FETCH_BYTES_MAX
+            })
             .count();
         let (run, others) = rest.split_at(ends + 1);
         rest = others;

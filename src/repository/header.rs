@@ -73,10 +73,17 @@ impl Header {
             let message = "its object \"header\" is not a keepfs header";
             return Err(Error::new(Kind::NoRepository, message));
         }
-        let damaged = |why| Error::new(Kind::Damaged, format!("the repository's header is damaged: {why}"));
+        let damaged = |why| {
+            Error::new(
+                Kind::Damaged,
+                format!("the repository's header is damaged: {why}"),
+            )
+        };
         let version = fields.u32().map_err(|_| damaged("it is cut short"))?;
         if version > VERSION {
-            let message = format!("the repository has format {version}; this keepfs knows format {VERSION}; use a newer keepfs");
+            let message = format!(
+                "the repository has format {version}; this keepfs knows format {VERSION}; use a newer keepfs"
+            );
             return Err(Error::new(Kind::TooNew, message));
         }
         if version == 0 || bytes.len() != HEADER_BYTES {
@@ -95,7 +102,9 @@ impl Header {
         };
         if header.read_flags & !KNOWN_FLAGS != 0 {
             let unknown = header.read_flags & !KNOWN_FLAGS;
-            let message = format!("the repository uses features (flags {unknown:#x}) that this keepfs does not know; use a newer keepfs");
+            let message = format!(
+                "the repository uses features (flags {unknown:#x}) that this keepfs does not know; use a newer keepfs"
+            );
             return Err(Error::new(Kind::TooNew, message));
         }
         Ok(header)
@@ -104,7 +113,9 @@ impl Header {
     /// Checks that the ring's owner wrote these bytes.
     pub fn confirm(bytes: &[u8], ring: &Ring) -> Result<()> {
         let mac = blake3::keyed_hash(&ring.lasting_key("header"), &bytes[..80]);
-        let stored: [u8; 32] = bytes[80..112].try_into().expect("decode() checked the length");
+        let stored: [u8; 32] = bytes[80..112]
+            .try_into()
+            .expect("decode() checked the length");
         if mac != stored {
             let message = "the repository's header is not the one its key authenticates; somebody exchanged it";
             return Err(Error::new(Kind::Damaged, message));

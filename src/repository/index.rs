@@ -72,8 +72,12 @@ pub(crate) struct Index {
 impl Index {
     /// An index with nothing loaded, cached in `directory`.
     pub(crate) fn new(directory: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&directory)
-            .map_err(|error| Error::io(format_args!("making the cache directory {}", directory.display()), error))?;
+        std::fs::create_dir_all(&directory).map_err(|error| {
+            Error::io(
+                format_args!("making the cache directory {}", directory.display()),
+                error,
+            )
+        })?;
         Ok(Self {
             directory,
             segments: RwLock::default(),
@@ -88,19 +92,28 @@ impl Index {
 
     /// Segments that cannot be read, with the reason.
     pub(crate) fn problems(&self) -> Vec<(ObjectId, String)> {
-        self.problems.lock().iter().map(|(id, why)| (*id, why.clone())).collect()
+        self.problems
+            .lock()
+            .iter()
+            .map(|(id, why)| (*id, why.clone()))
+            .collect()
     }
 
     /// Loads what is new in the store and drops what is replaced or gone. A segment that cannot be read is noted,
     /// and the others are used.
     pub(crate) fn refresh(&self, access: &Access) -> Result<()> {
         let _one_at_a_time = self.refreshing.lock();
-        let mut loaded: HashMap<ObjectId, Arc<Segment>> =
-            self.segments().iter().map(|segment| (segment.id, segment.clone())).collect();
+        let mut loaded: HashMap<ObjectId, Arc<Segment>> = self
+            .segments()
+            .iter()
+            .map(|segment| (segment.id, segment.clone()))
+            .collect();
         let mut present = Vec::new();
         let mut problems = HashMap::new();
         for object in access.store.list(names::INDEX)? {
-            let Some(Name::Index(id)) = Name::parse(&object.name) else { continue };
+            let Some(Name::Index(id)) = Name::parse(&object.name) else {
+                continue;
+            };
             let segment = match loaded.remove(&id) {
                 Some(segment) => Ok(segment),
                 None => self.load(access, id, object.size).map(Arc::new),
@@ -159,10 +172,13 @@ impl Index {
             let section = opener.section(number);
             if section.end > begin + bytes.len() as u64 {
                 begin = section.start;
-                let end = (begin + UPLOAD_BYTES as u64).max(section.end).min(object_bytes);
+                let end = (begin + UPLOAD_BYTES as u64)
+                    .max(section.end)
+                    .min(object_bytes);
                 bytes = access.store.get_range(&name, begin..end)?;
             }
-            let mut plain = bytes[(section.start - begin) as usize..(section.end - begin) as usize].to_vec();
+            let mut plain =
+                bytes[(section.start - begin) as usize..(section.end - begin) as usize].to_vec();
             opener.open(number, &mut plain)?;
             file.write(&plain)?;
         }
@@ -173,7 +189,9 @@ impl Index {
     pub(crate) fn find(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
         let mut other = None;
         for segment in self.segments.read().iter() {
-            let Some(chunk) = segment.find(id)? else { continue };
+            let Some(chunk) = segment.find(id)? else {
+                continue;
+            };
             let location = locate(segment, &chunk)?;
             if location.trusted(origin) {
                 return Ok(Some(location));
@@ -191,7 +209,9 @@ impl Index {
         let id = ObjectId::random();
         let mut sealer = Sealer::new(&access.ring, owner(access, id))?;
         sealer.push(&body);
-        access.store.create(&Name::Index(id).to_string(), Bytes::from(sealer.finish()))?;
+        access
+            .store
+            .create(&Name::Index(id).to_string(), Bytes::from(sealer.finish()))?;
         self.adopt(Segment::map(id, &file.keep(&id.to_string())?)?)
     }
 
@@ -204,7 +224,9 @@ impl Index {
 
     /// Merges segments where too many of similar size have gathered; returns how many were merged.
     pub(crate) fn merge(&self, access: &Access) -> Result<usize> {
-        let Some(chosen) = tier_to_merge(&self.segments()) else { return Ok(0) };
+        let Some(chosen) = tier_to_merge(&self.segments()) else {
+            return Ok(0);
+        };
         let mut file = CacheFile::new(&self.directory)?;
         segment::merge(&chosen, &mut file)?;
         let id = ObjectId::random();
@@ -215,7 +237,13 @@ impl Index {
         Ok(chosen.len())
     }
 
-    fn upload(&self, access: &Access, id: ObjectId, path: &std::path::Path, body_bytes: u64) -> Result<()> {
+    fn upload(
+        &self,
+        access: &Access,
+        id: ObjectId,
+        path: &std::path::Path,
+        body_bytes: u64,
+    ) -> Result<()> {
         use std::io::Read;
         let cannot = |error| Error::io(format_args!("reading {}", path.display()), error);
         let mut body = std::fs::File::open(path).map_err(cannot)?.take(body_bytes);
@@ -247,8 +275,17 @@ fn tier_to_merge(segments: &[Arc<Segment>]) -> Option<Vec<Arc<Segment>>> {
         let tier = (segment.chunk_count() + 1).ilog2() / 3;
         tiers.entry(tier).or_default().push(segment.clone());
     }
-    let highest = *tiers.iter().find(|(_, tier)| tier.len() >= SEGMENTS_PER_TIER)?.0;
-    Some(tiers.into_iter().take_while(|(tier, _)| *tier <= highest).flat_map(|(_, tier)| tier).collect())
+    let highest = *tiers
+        .iter()
+        .find(|(_, tier)| tier.len() >= SEGMENTS_PER_TIER)?
+        .0;
+    Some(
+        tiers
+            .into_iter()
+            .take_while(|(tier, _)| *tier <= highest)
+            .flat_map(|(_, tier)| tier)
+            .collect(),
+    )
 }
 
 fn locate(segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {

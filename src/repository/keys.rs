@@ -63,7 +63,10 @@ impl Credential {
     /// A password. Fails with `Invalid` when it is empty.
     pub fn password(bytes: &[u8]) -> Result<Self> {
         if bytes.is_empty() {
-            return Err(Error::new(Kind::Invalid, "the password is empty; choose one that is not"));
+            return Err(Error::new(
+                Kind::Invalid,
+                "the password is empty; choose one that is not",
+            ));
         }
         Ok(Self::Password(Zeroizing::new(bytes.to_vec())))
     }
@@ -125,10 +128,16 @@ struct Cost {
 }
 
 impl Cost {
-    const NONE: Self = Self { memory_kib: 0, passes: 0, lanes: 0 };
+    const NONE: Self = Self {
+        memory_kib: 0,
+        passes: 0,
+        lanes: 0,
+    };
 
     fn within(self, limit: Self) -> bool {
-        self.memory_kib <= limit.memory_kib && self.passes <= limit.passes && self.lanes <= limit.lanes
+        self.memory_kib <= limit.memory_kib
+            && self.passes <= limit.passes
+            && self.lanes <= limit.lanes
     }
 }
 
@@ -183,11 +192,16 @@ impl Slot {
         host: &str,
     ) -> Result<Self> {
         let salt = random_bytes();
-        let cost = if kind.hardened() { NEW_COST } else { Cost::NONE };
+        let cost = if kind.hardened() {
+            NEW_COST
+        } else {
+            Cost::NONE
+        };
         let material = material(credential, &salt, cost)?;
         let key = slot_key(&material, &salt, kind);
         let mut wrapped = codec::encode(ring);
-        let place = owner(ring.repository, id).place(Part::Section { last: true }, 0, wrapped.len() as u32);
+        let place =
+            owner(ring.repository, id).place(Part::Section { last: true }, 0, wrapped.len() as u32);
         key.encrypt(0, &place, &mut wrapped);
         let facts = SlotFacts {
             label: label.to_owned(),
@@ -266,7 +280,12 @@ impl Slot {
     }
 
     /// The ring, when `credential` opens this slot; `None` when it does not.
-    pub fn open(&self, repository: ObjectId, id: ObjectId, credential: &Credential) -> Result<Option<Ring>> {
+    pub fn open(
+        &self,
+        repository: ObjectId,
+        id: ObjectId,
+        credential: &Credential,
+    ) -> Result<Option<Ring>> {
         if !self.kind.accepts(credential) {
             return Ok(None);
         }
@@ -282,7 +301,10 @@ impl Slot {
             .map_err(|error| error.context(format!("key slot {id}")))?;
         let ring: Ring = codec::decode(&document)?;
         if ring.repository != repository || ring.epochs.is_empty() {
-            return Err(Error::new(Kind::Damaged, format!("key slot {id} belongs to another repository")));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("key slot {id} belongs to another repository"),
+            ));
         }
         Ok(Some(ring))
     }
@@ -305,7 +327,8 @@ fn seal_facts(facts: &SlotFacts, ring: &Ring, id: ObjectId) -> Result<Vec<u8>> {
     let salt: [u8; 32] = random_bytes();
     let key = ring.object_key(ring.current(), &salt)?;
     let mut document = codec::encode(facts);
-    let place = owner(ring.repository, id).place(Part::Section { last: true }, 0, document.len() as u32);
+    let place =
+        owner(ring.repository, id).place(Part::Section { last: true }, 0, document.len() as u32);
     key.encrypt(0, &place, &mut document);
     let mut sealed = ring.current().to_le_bytes().to_vec();
     sealed.extend(salt);
@@ -315,10 +338,20 @@ fn seal_facts(facts: &SlotFacts, ring: &Ring, id: ObjectId) -> Result<Vec<u8>> {
 
 fn material(credential: &Credential, salt: &[u8; 32], cost: Cost) -> Result<Secret> {
     match credential {
-        Credential::KeyFile(content) => Ok(Secret::from_bytes(derive(content, &[], &[b"keepfs 1 key file"]))),
+        Credential::KeyFile(content) => Ok(Secret::from_bytes(derive(
+            content,
+            &[],
+            &[b"keepfs 1 key file"],
+        ))),
         Credential::Password(password) => {
-            let wrong = |error: argon2::Error| Error::new(Kind::Damaged, format!("a key slot asks for impossible costs: {error}"));
-            let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(wrong)?;
+            let wrong = |error: argon2::Error| {
+                Error::new(
+                    Kind::Damaged,
+                    format!("a key slot asks for impossible costs: {error}"),
+                )
+            };
+            let params =
+                Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(wrong)?;
             let mut output = [0; 32];
             Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
                 .hash_password_into(password, salt, &mut output)
@@ -329,5 +362,9 @@ fn material(credential: &Credential, salt: &[u8; 32], cost: Cost) -> Result<Secr
 }
 
 fn slot_key(material: &Secret, salt: &[u8; 32], kind: SlotKind) -> ObjectKey {
-    ObjectKey::new(derive(material.bytes(), salt, &[b"keepfs 1 slot", &[kind.number()]]))
+    ObjectKey::new(derive(
+        material.bytes(),
+        salt,
+        &[b"keepfs 1 slot", &[kind.number()]],
+    ))
 }

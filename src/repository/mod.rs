@@ -20,7 +20,10 @@ pub use frames::Frame;
 pub use header::Header;
 pub use index::Location;
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
-pub use pack::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer, decompress};
+pub use pack::{
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES as PACK_HEADER_BYTES, PackFacts,
+    PackReader, Payload, TRAILER_BYTES, Trailer, decompress,
+};
 pub use segment::{ChunkEntry, PackEntry, Segment};
 pub use writer::{GROUP_BYTES, LANES, Lane, PIECE_BYTES, Writer, Written};
 
@@ -114,22 +117,35 @@ impl Default for Settings {
 impl Settings {
     /// How this repository cuts contents.
     pub fn cutting(&self) -> Cutting {
-        Cutting::by_content(&self.seed, self.cut.min, self.cut.average, self.cut.max).expect("check() has seen the limits")
+        Cutting::by_content(&self.seed, self.cut.min, self.cut.average, self.cut.max)
+            .expect("check() has seen the limits")
     }
 
     fn check(&self) -> Result<()> {
         if !PACK_BYTES_RANGE.contains(&self.pack_bytes) {
-            let message = format!("a pack size of {} bytes is not possible; choose one from 1 MiB to 1 GiB", self.pack_bytes);
+            let message = format!(
+                "a pack size of {} bytes is not possible; choose one from 1 MiB to 1 GiB",
+                self.pack_bytes
+            );
             return Err(Error::new(Kind::Invalid, message));
         }
         if !(1..=22).contains(&self.level) {
-            let message = format!("there is no zstd level {}; choose one from 1 to 22", self.level);
+            let message = format!(
+                "there is no zstd level {}; choose one from 1 to 22",
+                self.level
+            );
             return Err(Error::new(Kind::Invalid, message));
         }
         let cut = self.cut;
-        let sound = cut.min >= 64 && cut.min <= cut.average && cut.average <= cut.max && cut.average.is_power_of_two();
+        let sound = cut.min >= 64
+            && cut.min <= cut.average
+            && cut.average <= cut.max
+            && cut.average.is_power_of_two();
         if !sound || cut.max as usize > CHUNK_BYTES_MAX {
-            return Err(Error::new(Kind::Invalid, "the repository's limits for cutting contradict each other"));
+            return Err(Error::new(
+                Kind::Invalid,
+                "the repository's limits for cutting contradict each other",
+            ));
         }
         Ok(())
     }
@@ -160,25 +176,44 @@ pub struct Repository {
 impl Repository {
     /// Makes a repository in an empty store. Fails with `AlreadyExists` when there is one, with `Invalid` when the
     /// store cannot create objects honestly or a setting is out of range.
-    pub fn init(store: SharedStore, credential: &Credential, label: &str, settings: &Settings, clock: &Clock) -> Result<()> {
+    pub fn init(
+        store: SharedStore,
+        credential: &Credential,
+        label: &str,
+        settings: &Settings,
+        clock: &Clock,
+    ) -> Result<()> {
         settings.check()?;
         probe::probe(store.as_ref())?.require_all(&store.location())?;
-        let taken = || Error::new(Kind::AlreadyExists, format!("there is already a repository in {}; use it, or choose another place", store.location()));
+        let taken = || {
+            Error::new(
+                Kind::AlreadyExists,
+                format!(
+                    "there is already a repository in {}; use it, or choose another place",
+                    store.location()
+                ),
+            )
+        };
         if store.head(&Name::Header.to_string()).is_ok() {
             return Err(taken());
         }
         let now = clock.now();
         let ring = Ring::new(ObjectId::random());
         let header = Header::new(ring.repository, now);
-        let access = Access { store: store.clone(), ring };
+        let access = Access {
+            store: store.clone(),
+            ring,
+        };
         // The header is written last: without it there is no repository, whatever a crash leaves.
         access.add_key(credential, label, now)?;
         access.create_document(Name::Config(0), settings)?;
         let bytes = header.encode(&access.ring);
-        store.create(&Name::Header.to_string(), bytes.into()).map_err(|error| match error.kind() {
-            Kind::AlreadyExists => taken(),
-            _ => error,
-        })
+        store
+            .create(&Name::Header.to_string(), bytes.into())
+            .map_err(|error| match error.kind() {
+                Kind::AlreadyExists => taken(),
+                _ => error,
+            })
     }
 
     /// Opens the repository in this store.
@@ -189,7 +224,10 @@ impl Repository {
         let bytes = store.get(&name).map_err(|error| match error.kind() {
             Kind::NotFound => Error::new(
                 Kind::NoRepository,
-                format!("there is no repository in {}; make one with `keepfs init`", store.location()),
+                format!(
+                    "there is no repository in {}; make one with `keepfs init`",
+                    store.location()
+                ),
             ),
             _ => error,
         })?;
@@ -262,7 +300,10 @@ impl Repository {
         if self.header.writable() {
             return Ok(());
         }
-        let message = format!("{} uses features that this keepfs can read but not write; use a newer keepfs", self.location());
+        let message = format!(
+            "{} uses features that this keepfs can read but not write; use a newer keepfs",
+            self.location()
+        );
         Err(Error::new(Kind::ReadOnly, message))
     }
 
@@ -273,7 +314,10 @@ impl Repository {
         }
         self.index.refresh(&self.access)?;
         self.index.find(id, None)?.ok_or_else(|| {
-            let message = format!("chunk {id} is not in the index of {}; run `keepfs check`", self.location());
+            let message = format!(
+                "chunk {id} is not in the index of {}; run `keepfs check`",
+                self.location()
+            );
             Error::new(Kind::Damaged, message)
         })
     }
@@ -333,10 +377,12 @@ impl Repository {
     /// Every key slot with its facts; a slot that cannot be read has its error.
     pub fn key_slots(&self) -> Result<Vec<(ObjectId, Result<(SlotKind, SlotFacts)>)>> {
         let slots = self.access.store.list(names::KEYS)?;
-        let ids = slots.iter().filter_map(|object| match Name::parse(&object.name) {
-            Some(Name::Key(id)) => Some(id),
-            _ => None,
-        });
+        let ids = slots
+            .iter()
+            .filter_map(|object| match Name::parse(&object.name) {
+                Some(Name::Key(id)) => Some(id),
+                _ => None,
+            });
         Ok(ids.map(|id| (id, self.access.slot(id))).collect())
     }
 
@@ -350,9 +396,15 @@ impl Repository {
     pub fn remove_key(&self, id: ObjectId) -> Result<()> {
         self.require_writable()?;
         let slots = self.key_slots()?;
-        let others = slots.iter().filter(|(other, slot)| *other != id && slot.is_ok()).count();
+        let others = slots
+            .iter()
+            .filter(|(other, slot)| *other != id && slot.is_ok())
+            .count();
         if others == slots.len() {
-            return Err(Error::new(Kind::NotFound, format!("there is no key {id}; `keepfs key list` shows all")));
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("there is no key {id}; `keepfs key list` shows all"),
+            ));
         }
         if others == 0 {
             let message = "this is the last key, and without a key nothing can ever be read again; add another first";
@@ -404,16 +456,23 @@ impl Access {
 
     fn newest_settings(&self) -> Result<Settings> {
         let listed = self.store.list(names::CONFIG)?;
-        let newest = listed.iter().filter_map(|object| match Name::parse(&object.name) {
-            Some(Name::Config(n)) => Some(n),
-            _ => None,
-        });
+        let newest = listed
+            .iter()
+            .filter_map(|object| match Name::parse(&object.name) {
+                Some(Name::Config(n)) => Some(n),
+                _ => None,
+            });
         let Some(n) = newest.max() else {
-            let message = format!("the settings of the repository in {} are missing", self.store.location());
+            let message = format!(
+                "the settings of the repository in {} are missing",
+                self.store.location()
+            );
             return Err(Error::new(Kind::Damaged, message));
         };
         let settings: Settings = self.document(Name::Config(n))?;
-        settings.check().map_err(|error| Error::new(Kind::Damaged, error.message()))?;
+        settings
+            .check()
+            .map_err(|error| Error::new(Kind::Damaged, error.message()))?;
         Ok(settings)
     }
 
@@ -424,7 +483,8 @@ impl Access {
             Credential::KeyFile(_) => SlotKind::KeyFile,
         };
         let slot = Slot::wrap(&self.ring, id, kind, credential, label, now, &host_name())?;
-        self.store.create(&Name::Key(id).to_string(), slot.encode().into())?;
+        self.store
+            .create(&Name::Key(id).to_string(), slot.encode().into())?;
         Ok(id)
     }
 
@@ -440,9 +500,12 @@ fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential)
     let mut damaged = None;
     let mut slots = 0;
     for object in store.list(names::KEYS)? {
-        let Some(Name::Key(id)) = Name::parse(&object.name) else { continue };
+        let Some(Name::Key(id)) = Name::parse(&object.name) else {
+            continue;
+        };
         slots += 1;
-        let opened = Slot::decode(&store.get(&object.name)?).and_then(|slot| slot.open(repository, id, credential));
+        let opened = Slot::decode(&store.get(&object.name)?)
+            .and_then(|slot| slot.open(repository, id, credential));
         match opened {
             Ok(Some(ring)) => return Ok(ring),
             Ok(None) => {}
@@ -453,14 +516,20 @@ fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential)
         return Err(error);
     }
     if slots == 0 {
-        let message = format!("the repository in {} has no key slot left; bring back an object of its keys/", store.location());
+        let message = format!(
+            "the repository in {} has no key slot left; bring back an object of its keys/",
+            store.location()
+        );
         return Err(Error::new(Kind::Damaged, message));
     }
     let what = match credential {
         Credential::Password(_) => "password",
         Credential::KeyFile(_) => "key file",
     };
-    let message = format!("this {what} does not open the repository in {}; try another", store.location());
+    let message = format!(
+        "this {what} does not open the repository in {}; try another",
+        store.location()
+    );
     Err(Error::new(Kind::WrongKey, message))
 }
 

@@ -19,8 +19,8 @@
 //! A frame holds either whole chunks, or a piece of one chunk that runs over several frames and shares none of them.
 
 use super::codec::Fields;
-use super::segment::PackEntry;
 use super::crypto::{ObjectKey, ObjectKind, Owner, Part, Ring, TAG_BYTES};
+use super::segment::PackEntry;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId, random_bytes};
 use crate::store::names::PackKind;
@@ -122,7 +122,12 @@ pub(crate) struct PackBuilder {
 
 impl PackBuilder {
     /// Starts a pack; also returns its first bytes.
-    pub(crate) fn new(ring: &Ring, kind: PackKind, id: ObjectId, origin: ObjectId) -> Result<(Self, Vec<u8>)> {
+    pub(crate) fn new(
+        ring: &Ring,
+        kind: PackKind,
+        id: ObjectId,
+        origin: ObjectId,
+    ) -> Result<(Self, Vec<u8>)> {
         let salt: [u8; 32] = random_bytes();
         let epoch = ring.current();
         let key = ring.object_key(epoch, &salt)?;
@@ -156,7 +161,8 @@ impl PackBuilder {
         self.key.encrypt(counter, &place, payload);
         self.object_bytes += payload.len() as u64;
         self.stream_bytes += u64::from(plain_bytes);
-        self.frames.push((self.stream_bytes as u32, self.object_bytes as u32));
+        self.frames
+            .push((self.stream_bytes as u32, self.object_bytes as u32));
     }
 
     /// Notes chunks that the next or the last frames hold, in the order of the stream.
@@ -182,7 +188,10 @@ impl PackBuilder {
     pub(crate) fn finish(self) -> (Vec<u8>, PackFacts) {
         debug_assert_eq!(
             self.stream_bytes,
-            self.chunks.iter().map(|chunk| u64::from(chunk.1)).sum::<u64>()
+            self.chunks
+                .iter()
+                .map(|chunk| u64::from(chunk.1))
+                .sum::<u64>()
         );
         let mut directory = VERSION.to_le_bytes().to_vec();
         directory.extend([0; 2]);
@@ -198,11 +207,18 @@ impl PackBuilder {
             directory.extend(length.to_le_bytes());
         }
         let counter = self.frames.len() as u64;
-        let place = self.owner.place(Part::Directory, counter, directory.len() as u32);
+        let place = self
+            .owner
+            .place(Part::Directory, counter, directory.len() as u32);
         self.key.encrypt(counter, &place, &mut directory);
         let directory_bytes = directory.len() as u32;
         let mut end = directory;
-        for number in [directory_bytes, self.frames.len() as u32, self.chunks.len() as u32, 0] {
+        for number in [
+            directory_bytes,
+            self.frames.len() as u32,
+            self.chunks.len() as u32,
+            0,
+        ] {
             end.extend(number.to_le_bytes());
         }
         end.extend(END);
@@ -276,7 +292,10 @@ impl PackReader {
             return Err(damaged("it does not begin like a pack"));
         }
         if fields.u16()? > VERSION {
-            return Err(Error::new(Kind::TooNew, format!("pack {id} was written by a newer keepfs; use that one")));
+            return Err(Error::new(
+                Kind::TooNew,
+                format!("pack {id} was written by a newer keepfs; use that one"),
+            ));
         }
         if fields.u8()? != kind_number(kind) || fields.u8()? != 0 {
             return Err(damaged("it is of another kind"));
@@ -288,7 +307,9 @@ impl PackReader {
         let commitment: [u8; 32] = fields.array()?;
         let key = ring.object_key(epoch, &salt)?;
         if key.commitment != commitment {
-            return Err(damaged("its key is not derived from this repository's ring"));
+            return Err(damaged(
+                "its key is not derived from this repository's ring",
+            ));
         }
         Ok(Self {
             owner: pack_owner(ring.repository, kind, id),
@@ -312,10 +333,14 @@ impl PackReader {
 
     /// Decrypts a frame; the payload may still be compressed.
     pub fn payload(&self, frame: &FrameSpan, mut bytes: Vec<u8>) -> Result<Payload> {
-        let place = self.owner.place(Part::Frame, frame.number.into(), frame.plain_bytes());
+        let place = self
+            .owner
+            .place(Part::Frame, frame.number.into(), frame.plain_bytes());
         self.key
             .decrypt(frame.number.into(), &place, &mut bytes)
-            .map_err(|error| error.context(format!("frame {} of pack {}", frame.number, self.owner.id)))?;
+            .map_err(|error| {
+                error.context(format!("frame {} of pack {}", frame.number, self.owner.id))
+            })?;
         Ok(Payload {
             bytes,
             plain_bytes: frame.plain_bytes(),
@@ -324,17 +349,25 @@ impl PackReader {
 
     /// Decrypts and decompresses a frame.
     pub fn plain(&self, frame: &FrameSpan, bytes: Vec<u8>) -> Result<Vec<u8>> {
-        decompress(self.payload(frame, bytes)?)
-            .map_err(|error| error.context(format!("frame {} of pack {}", frame.number, self.owner.id)))
+        decompress(self.payload(frame, bytes)?).map_err(|error| {
+            error.context(format!("frame {} of pack {}", frame.number, self.owner.id))
+        })
     }
 
     /// Reads the directory, given the pack's trailer and then the bytes that it points to.
     pub fn directory(&self, trailer: &Trailer, mut bytes: Vec<u8>) -> Result<PackFacts> {
-        let damaged = |why: &str| Error::new(Kind::Damaged, format!("the directory of pack {} is damaged: {why}", self.owner.id));
+        let damaged = |why: &str| {
+            Error::new(
+                Kind::Damaged,
+                format!("the directory of pack {} is damaged: {why}", self.owner.id),
+            )
+        };
         let plain_bytes = bytes.len().saturating_sub(TAG_BYTES) as u32;
         let counter = u64::from(trailer.frames);
         let place = self.owner.place(Part::Directory, counter, plain_bytes);
-        self.key.decrypt(counter, &place, &mut bytes).map_err(|_| damaged("authentication failed"))?;
+        self.key
+            .decrypt(counter, &place, &mut bytes)
+            .map_err(|_| damaged("authentication failed"))?;
         let mut fields = Fields(&bytes);
         if fields.u16()? != VERSION || fields.u16()? != 0 {
             return Err(damaged("its version is unknown"));
@@ -352,13 +385,16 @@ impl PackReader {
             salt: self.salt,
             origin: ObjectId(fields.array()?),
             object_bytes: trailer.object_bytes,
-            frames: (0..frames).map(|_| Ok((fields.u32()?, fields.u32()?))).collect::<Result<_>>()?,
+            frames: (0..frames)
+                .map(|_| Ok((fields.u32()?, fields.u32()?)))
+                .collect::<Result<_>>()?,
             chunks: (0..chunks)
                 .map(|_| Ok((ChunkId(fields.array()?), fields.u32()?)))
                 .collect::<Result<_>>()?,
         };
         let ascending = facts.spans().all(|span| {
-            span.stream_begin < span.stream_end && u64::from(span.object_begin) + (TAG_BYTES as u64) < u64::from(span.object_end)
+            span.stream_begin < span.stream_end
+                && u64::from(span.object_begin) + (TAG_BYTES as u64) < u64::from(span.object_end)
         });
         let stream_bytes = facts.frames.last().map_or(0, |end| u64::from(end.0));
         let chunk_bytes: u64 = facts.chunks.iter().map(|chunk| u64::from(chunk.1)).sum();
@@ -376,7 +412,10 @@ pub fn decompress(payload: Payload) -> Result<Vec<u8>> {
         return Ok(payload.bytes);
     }
     if plain_bytes > FRAME_BYTES_MAX {
-        return Err(Error::new(Kind::Damaged, "a frame is longer than any that keepfs writes"));
+        return Err(Error::new(
+            Kind::Damaged,
+            "a frame is longer than any that keepfs writes",
+        ));
     }
     thread_local! {
         static DECOMPRESSOR: std::cell::RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { std::cell::RefCell::new(None) };
@@ -393,7 +432,10 @@ pub fn decompress(payload: Payload) -> Result<Vec<u8>> {
             .decompress(&payload.bytes, plain_bytes)
             .map_err(|error| Error::new(Kind::Damaged, format!("decompression failed: {error}")))?;
         if plain.len() != plain_bytes {
-            return Err(Error::new(Kind::Damaged, "a frame has another length than announced"));
+            return Err(Error::new(
+                Kind::Damaged,
+                "a frame has another length than announced",
+            ));
         }
         Ok(plain)
     })
@@ -411,7 +453,12 @@ pub struct Trailer {
 impl Trailer {
     /// Reads the trailer of a pack object that is `object_bytes` long.
     pub fn decode(bytes: &[u8], object_bytes: u64) -> Result<Self> {
-        let damaged = || Error::new(Kind::Damaged, "a pack does not end like one; it is cut short or damaged");
+        let damaged = || {
+            Error::new(
+                Kind::Damaged,
+                "a pack does not end like one; it is cut short or damaged",
+            )
+        };
         let mut fields = Fields(bytes);
         let trailer = Self {
             object_bytes,
@@ -420,7 +467,8 @@ impl Trailer {
             chunks: fields.u32()?,
         };
         let room = object_bytes.saturating_sub((HEADER_BYTES + TRAILER_BYTES) as u64);
-        let fits = u64::from(trailer.directory_bytes) <= room && trailer.directory_bytes as usize <= DIRECTORY_BYTES_MAX;
+        let fits = u64::from(trailer.directory_bytes) <= room
+            && trailer.directory_bytes as usize <= DIRECTORY_BYTES_MAX;
         if fields.u32()? != 0 || fields.bytes(8)? != END || !fields.0.is_empty() || !fits {
             return Err(damaged());
         }

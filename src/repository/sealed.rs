@@ -86,7 +86,11 @@ impl Sealer {
     }
 
     fn seal_section(&mut self, last: bool) {
-        let place = self.owner.place(Part::Section { last }, self.counter, self.section.len() as u32);
+        let place = self.owner.place(
+            Part::Section { last },
+            self.counter,
+            self.section.len() as u32,
+        );
         self.key.encrypt(self.counter, &place, &mut self.section);
         self.output.append(&mut self.section);
         self.counter += 1;
@@ -118,10 +122,22 @@ pub(crate) fn open(ring: &Ring, owner: Owner, object: &[u8]) -> Result<Vec<u8>> 
     }
     let mut document = Vec::new();
     zstd::stream::read::Decoder::new(body.as_slice())
-        .and_then(|decoder| decoder.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut document))
-        .map_err(|error| Error::new(Kind::Damaged, format!("a document cannot be decompressed: {error}")))?;
+        .and_then(|decoder| {
+            decoder
+                .take(DOCUMENT_BYTES_MAX + 1)
+                .read_to_end(&mut document)
+        })
+        .map_err(|error| {
+            Error::new(
+                Kind::Damaged,
+                format!("a document cannot be decompressed: {error}"),
+            )
+        })?;
     if document.len() as u64 > DOCUMENT_BYTES_MAX {
-        return Err(Error::new(Kind::Damaged, "a document is longer than any that keepfs writes"));
+        return Err(Error::new(
+            Kind::Damaged,
+            "a document is longer than any that keepfs writes",
+        ));
     }
     Ok(document)
 }
@@ -138,13 +154,17 @@ pub(crate) struct Opener {
 impl Opener {
     /// Reads the fixed head of an object that is `object_bytes` long in all.
     pub(crate) fn new(ring: &Ring, owner: Owner, head: &[u8], object_bytes: u64) -> Result<Self> {
-        let damaged = |why: &str| Error::new(Kind::Damaged, format!("a sealed object is damaged: {why}"));
+        let damaged =
+            |why: &str| Error::new(Kind::Damaged, format!("a sealed object is damaged: {why}"));
         let mut fields = Fields(head);
         if fields.bytes(4).ok() != Some(MAGIC) {
             return Err(damaged("it does not begin like one"));
         }
         if fields.u16()? > VERSION {
-            return Err(Error::new(Kind::TooNew, "an object was written by a newer keepfs; use that one"));
+            return Err(Error::new(
+                Kind::TooNew,
+                "an object was written by a newer keepfs; use that one",
+            ));
         }
         let (kind, flags) = (fields.u8()?, fields.u8()?);
         let (epoch, section_bytes) = (fields.u32()?, fields.u32()?);
@@ -158,7 +178,9 @@ impl Opener {
         }
         let key = ring.object_key(epoch, &salt)?;
         if key.commitment != commitment {
-            return Err(damaged("its key is not derived from this repository's ring"));
+            return Err(damaged(
+                "its key is not derived from this repository's ring",
+            ));
         }
         let opener = Self {
             key,
@@ -191,7 +213,9 @@ impl Opener {
     pub(crate) fn open(&self, number: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let last = number + 1 == self.sections();
         let plain_bytes = bytes.len().saturating_sub(TAG_BYTES) as u32;
-        let place = self.owner.place(Part::Section { last }, number, plain_bytes);
+        let place = self
+            .owner
+            .place(Part::Section { last }, number, plain_bytes);
         self.key.decrypt(number, &place, bytes)
     }
 }

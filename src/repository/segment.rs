@@ -84,7 +84,10 @@ impl Counts {
             return Err(damaged());
         }
         if fields.u16()? > VERSION {
-            return Err(Error::new(Kind::TooNew, "an index segment was written by a newer keepfs; use that one"));
+            return Err(Error::new(
+                Kind::TooNew,
+                "an index segment was written by a newer keepfs; use that one",
+            ));
         }
         fields.u16()?;
         let counts = Self {
@@ -134,7 +137,14 @@ impl PackEntry {
             PackKind::Data => 1u32,
             PackKind::Tree => 2,
         };
-        let numbers = [kind, self.object_bytes, self.first_frame, self.frames, self.epoch, 0];
+        let numbers = [
+            kind,
+            self.object_bytes,
+            self.first_frame,
+            self.frames,
+            self.epoch,
+            0,
+        ];
         for (slot, number) in bytes[32..56].chunks_exact_mut(4).zip(numbers) {
             slot.copy_from_slice(&number.to_le_bytes());
         }
@@ -150,7 +160,12 @@ impl PackEntry {
             kind: match fields.u32()? {
                 1 => PackKind::Data,
                 2 => PackKind::Tree,
-                _ => return Err(Error::new(Kind::Damaged, "an index segment lists a pack of unknown kind")),
+                _ => {
+                    return Err(Error::new(
+                        Kind::Damaged,
+                        "an index segment lists a pack of unknown kind",
+                    ));
+                }
             },
             object_bytes: fields.u32()?,
             first_frame: fields.u32()?,
@@ -181,7 +196,11 @@ impl ChunkEntry {
     fn encode(&self) -> [u8; CHUNK_BYTES] {
         let mut bytes = [0; CHUNK_BYTES];
         bytes[..32].copy_from_slice(&self.id.0);
-        for (slot, number) in bytes[32..].chunks_exact_mut(4).zip([self.pack, self.offset, self.length]) {
+        for (slot, number) in
+            bytes[32..]
+                .chunks_exact_mut(4)
+                .zip([self.pack, self.offset, self.length])
+        {
             slot.copy_from_slice(&number.to_le_bytes());
         }
         bytes
@@ -232,7 +251,12 @@ pub(crate) fn body_of(packs: &[(PackKind, PackFacts)]) -> Vec<u8> {
     for ((_, pack), number) in packs.iter().zip(0..) {
         let mut offset = 0;
         for &(id, length) in &pack.chunks {
-            chunks.push(ChunkEntry { id, pack: number, offset, length });
+            chunks.push(ChunkEntry {
+                id,
+                pack: number,
+                offset,
+                length,
+            });
             offset += length;
         }
     }
@@ -266,7 +290,9 @@ impl CacheFile {
 
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.body_bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|error| Error::io("writing the index cache", error))?;
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Error::io("writing the index cache", error))?;
         while !bytes.is_empty() {
             let take = bytes.len().min(BLOCK - self.block_bytes);
             self.block.update(&bytes[..take]);
@@ -280,7 +306,8 @@ impl CacheFile {
     }
 
     fn end_block(&mut self) {
-        self.checks.extend(&self.block.finalize().as_bytes()[..CHECK_BYTES]);
+        self.checks
+            .extend(&self.block.finalize().as_bytes()[..CHECK_BYTES]);
         self.block.reset();
         self.block_bytes = 0;
     }
@@ -309,7 +336,10 @@ impl CacheFile {
         let check = blake3::hash(&tail);
         tail.extend(&check.as_bytes()[..8]);
         self.file.write_all(&tail).map_err(cannot)?;
-        let temporary = self.file.into_inner().map_err(|error| cannot(error.into_error()))?;
+        let temporary = self
+            .file
+            .into_inner()
+            .map_err(|error| cannot(error.into_error()))?;
         temporary.rename(name)
     }
 }
@@ -332,7 +362,10 @@ mod tempfile_in {
                 .create_new(true)
                 .open(&path)
                 .map_err(|error| Error::io(format_args!("creating {}", path.display()), error))?;
-            Ok(Self { file, path: Some(path) })
+            Ok(Self {
+                file,
+                path: Some(path),
+            })
         }
 
         pub(crate) fn file(&self) -> &File {
@@ -383,7 +416,8 @@ fn filter_of(body: &[u8]) -> Result<Vec<u8>> {
 
 /// The filter block of an id and its six bits there.
 fn filter_bits(id: &[u8], blocks: u64) -> (usize, [usize; 6]) {
-    let word = |at: usize| u64::from_le_bytes(id[at..at + 8].try_into().expect("an id has 32 bytes"));
+    let word =
+        |at: usize| u64::from_le_bytes(id[at..at + 8].try_into().expect("an id has 32 bytes"));
     let block = (u128::from(word(16)) * u128::from(blocks)) >> 64;
     let bits = word(8);
     let six = std::array::from_fn(|turn| (bits >> (turn * 9)) as usize & 511);
@@ -405,11 +439,18 @@ pub struct Segment {
 impl Segment {
     /// Maps the cache file; any failure means that the file must be fetched anew.
     pub(crate) fn map(id: ObjectId, path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io(format_args!("opening {}", path.display()), error))?;
+        let file = File::open(path)
+            .map_err(|error| Error::io(format_args!("opening {}", path.display()), error))?;
         // SAFETY: cache files are never changed once they have their name, only unlinked; a foreign writer could at
         // worst make lookups fail their checks or the process stop with SIGBUS, as with any mapped file.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(format_args!("mapping {}", path.display()), error))?;
-        let damaged = || Error::new(Kind::Damaged, format!("the index cache {} is damaged", path.display()));
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|error| Error::io(format_args!("mapping {}", path.display()), error))?;
+        let damaged = || {
+            Error::new(
+                Kind::Damaged,
+                format!("the index cache {} is damaged", path.display()),
+            )
+        };
         let footer_at = map.len().checked_sub(FOOTER_BYTES).ok_or_else(damaged)?;
         let mut fields = Fields(&map[footer_at..]);
         if fields.bytes(8)? != FOOTER_MAGIC {
@@ -419,7 +460,9 @@ impl Segment {
         let check: [u8; 8] = fields.array()?;
         let blocks = body_bytes.div_ceil(BLOCK);
         let checks_at = blocks.checked_mul(BLOCK).ok_or_else(damaged)?;
-        let filter_at = checks_at.checked_add(blocks * CHECK_BYTES).ok_or_else(damaged)?;
+        let filter_at = checks_at
+            .checked_add(blocks * CHECK_BYTES)
+            .ok_or_else(damaged)?;
         if filter_at.checked_add(filter_bytes) != Some(footer_at) {
             return Err(damaged());
         }
@@ -432,7 +475,9 @@ impl Segment {
             counts,
             filter: filter_at..filter_at + filter_bytes,
             checks_at,
-            verified: (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            verified: (0..blocks.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             map,
         };
         segment.verified_bytes(0..HEAD_BYTES)?;
@@ -446,7 +491,13 @@ impl Segment {
             let pack = self.pack(number)?;
             let end = u64::from(pack.first_frame) + u64::from(pack.frames);
             if end > self.counts.frames {
-                return Err(Error::new(Kind::Damaged, format!("index segment {} lists frames that it does not hold", self.id)));
+                return Err(Error::new(
+                    Kind::Damaged,
+                    format!(
+                        "index segment {} lists frames that it does not hold",
+                        self.id
+                    ),
+                ));
             }
         }
         Ok(())
@@ -462,7 +513,10 @@ impl Segment {
             let check_at = self.checks_at + block * CHECK_BYTES;
             let hash = blake3::hash(&self.map[block * BLOCK..(block + 1) * BLOCK]);
             if hash.as_bytes()[..CHECK_BYTES] != self.map[check_at..check_at + CHECK_BYTES] {
-                let message = format!("the cached index segment {} is damaged; remove the cache directory and try again", self.id);
+                let message = format!(
+                    "the cached index segment {} is damaged; remove the cache directory and try again",
+                    self.id
+                );
                 return Err(Error::new(Kind::Damaged, message));
             }
             word.fetch_or(bit, Ordering::Relaxed);
@@ -506,14 +560,21 @@ impl Segment {
     /// A pack by its place in the list.
     pub fn pack(&self, number: u32) -> Result<PackEntry> {
         if number >= self.counts.packs {
-            return Err(Error::new(Kind::Damaged, format!("index segment {} names a pack that it does not list", self.id)));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!(
+                    "index segment {} names a pack that it does not list",
+                    self.id
+                ),
+            ));
         }
         PackEntry::decode(self.record(self.counts.packs_at(), number.into(), PACK_BYTES)?)
     }
 
     /// A chunk by its place in the order of ids.
     pub fn chunk(&self, number: u64) -> Result<ChunkEntry> {
-        self.record(self.counts.chunks_at(), number, CHUNK_BYTES).map(ChunkEntry::decode)
+        self.record(self.counts.chunks_at(), number, CHUNK_BYTES)
+            .map(ChunkEntry::decode)
     }
 
     fn frame_ends(&self, number: u64) -> Result<(u32, u32)> {
@@ -536,7 +597,13 @@ impl Segment {
             && (stream_end - stream_begin) as usize <= FRAME_BYTES_MAX
             && (object_end - object_begin) as usize <= FRAME_BYTES_MAX + 16;
         if !sound {
-            return Err(Error::new(Kind::Damaged, format!("index segment {} lists an impossible frame of pack {}", self.id, pack.id)));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!(
+                    "index segment {} lists an impossible frame of pack {}",
+                    self.id, pack.id
+                ),
+            ));
         }
         Ok(FrameSpan {
             number,
@@ -560,7 +627,13 @@ impl Segment {
             }
         }
         if low == pack.frames {
-            return Err(Error::new(Kind::Damaged, format!("index segment {} names bytes beyond pack {}", self.id, pack.id)));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!(
+                    "index segment {} names bytes beyond pack {}",
+                    self.id, pack.id
+                ),
+            ));
         }
         self.frame(pack, low)
     }
@@ -578,8 +651,13 @@ impl Segment {
         if chunk.id != *id {
             return Ok(None);
         }
-        if chunk.length as usize > CHUNK_BYTES_MAX || chunk.offset.checked_add(chunk.length).is_none() {
-            return Err(Error::new(Kind::Damaged, format!("index segment {} lists an impossible chunk {id}", self.id)));
+        if chunk.length as usize > CHUNK_BYTES_MAX
+            || chunk.offset.checked_add(chunk.length).is_none()
+        {
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("index segment {} lists an impossible chunk {id}", self.id),
+            ));
         }
         Ok(Some(chunk))
     }
@@ -587,7 +665,8 @@ impl Segment {
     fn filter_allows(&self, id: &ChunkId) -> bool {
         let filter = &self.map[self.filter.clone()];
         let (begin, bits) = filter_bits(&id.0, (filter.len() / FILTER_BLOCK_BYTES) as u64);
-        bits.iter().all(|bit| filter[begin + bit / 8] & 1 << (bit % 8) != 0)
+        bits.iter()
+            .all(|bit| filter[begin + bit / 8] & 1 << (bit % 8) != 0)
     }
 
     /// The first chunk whose id is not below `id`: by interpolation, as ids are uniform, then by halving.
@@ -598,8 +677,12 @@ impl Segment {
         let (mut low_value, mut high_value) = (0u64, u64::MAX);
         let mut turns = 0;
         while low < high {
-            let middle = if turns < 8 && high_value > low_value && (low_value..=high_value).contains(&target) {
-                let part = u128::from(target - low_value) * u128::from(high - low) / (u128::from(high_value - low_value) + 1);
+            let middle = if turns < 8
+                && high_value > low_value
+                && (low_value..=high_value).contains(&target)
+            {
+                let part = u128::from(target - low_value) * u128::from(high - low)
+                    / (u128::from(high_value - low_value) + 1);
                 low + (part as u64).min(high - low - 1)
             } else {
                 low + (high - low) / 2
@@ -660,13 +743,28 @@ pub(crate) fn merge(segments: &[std::sync::Arc<Segment>], output: &mut CacheFile
         }
         let mut chunk = segment.chunk(number)?;
         chunk.pack += first_pack[place];
-        Ok(Some(std::cmp::Reverse((chunk.id, chunk.pack, chunk.offset, chunk.length, place, number))))
+        Ok(Some(std::cmp::Reverse((
+            chunk.id,
+            chunk.pack,
+            chunk.offset,
+            chunk.length,
+            place,
+            number,
+        ))))
     };
     for place in 0..segments.len() {
         heap.extend(entry(place, 0)?);
     }
     while let Some(std::cmp::Reverse((id, pack, offset, length, place, number))) = heap.pop() {
-        output.write(&ChunkEntry { id, pack, offset, length }.encode())?;
+        output.write(
+            &ChunkEntry {
+                id,
+                pack,
+                offset,
+                length,
+            }
+            .encode(),
+        )?;
         heap.extend(entry(place, number + 1)?);
     }
     Ok(())

@@ -50,9 +50,9 @@ impl Lane {
             Some(dot) if dot > 0 && name.len() - dot <= 8 => &name[dot + 1..],
             _ => &[],
         };
-        let hash = ending
-            .iter()
-            .fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193));
+        let hash = ending.iter().fold(0x811c_9dc5u32, |hash, byte| {
+            (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+        });
         Self::Group(((hash >> 16) as usize % LANES) as u8)
     }
 
@@ -177,7 +177,9 @@ impl Writer {
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
         self.written.chunks.fetch_add(1, Relaxed);
-        self.written.plain_bytes.fetch_add(content.len() as u64, Relaxed);
+        self.written
+            .plain_bytes
+            .fetch_add(content.len() as u64, Relaxed);
         let (group, limit) = match lane {
             Lane::Group(lane) => (&self.groups[lane as usize % LANES], GROUP_BYTES),
             Lane::Tree => (&self.trees, TREE_FRAME_BYTES),
@@ -186,13 +188,16 @@ impl Writer {
         let full = {
             let mut group = group.lock();
             // A frame never outgrows what a reader accepts, however large the last chunk is.
-            let ready = (group.plain.len() + content.len() > FRAME_BYTES_MAX).then(|| std::mem::take(&mut *group));
+            let ready = (group.plain.len() + content.len() > FRAME_BYTES_MAX)
+                .then(|| std::mem::take(&mut *group));
             group.plain.extend_from_slice(content);
             group.chunks.push((id, content.len() as u32));
             let full = (group.plain.len() >= limit).then(|| std::mem::take(&mut *group));
             [ready, full]
         };
-        full.into_iter().flatten().try_for_each(|group| self.write_group(lane.kind(), group))
+        full.into_iter()
+            .flatten()
+            .try_for_each(|group| self.write_group(lane.kind(), group))
     }
 
     fn put_alone(&self, id: ChunkId, content: &[u8]) -> Result<()> {
@@ -236,7 +241,9 @@ impl Writer {
     /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
     /// has claimed those chunks.
     pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
-        self.written.frames_moved.fetch_add(payloads.len() as u64, Relaxed);
+        self.written
+            .frames_moved
+            .fetch_add(payloads.len() as u64, Relaxed);
         self.written.chunks.fetch_add(chunks.len() as u64, Relaxed);
         let plain_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.1)).sum();
         self.written.plain_bytes.fetch_add(plain_bytes, Relaxed);
@@ -244,13 +251,23 @@ impl Writer {
     }
 
     /// Puts frames, which stay together, at the end of the open pack of their kind.
-    fn append(&self, kind: PackKind, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+    fn append(
+        &self,
+        kind: PackKind,
+        payloads: Vec<Payload>,
+        chunks: Vec<(ChunkId, u32)>,
+    ) -> Result<()> {
         self.check_failed()?;
         let result = self.append_to_pack(kind, payloads, chunks);
         self.note_failure(result)
     }
 
-    fn append_to_pack(&self, kind: PackKind, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+    fn append_to_pack(
+        &self,
+        kind: PackKind,
+        payloads: Vec<Payload>,
+        chunks: Vec<(ChunkId, u32)>,
+    ) -> Result<()> {
         let full = {
             let mut open = self.pack(kind).lock();
             let pack = match &mut *open {
@@ -283,7 +300,9 @@ impl Writer {
         };
         let access = &self.repository.access;
         let (builder, head) = PackBuilder::new(&access.ring, kind, ObjectId::random(), origin)?;
-        let mut upload = access.store.upload(&Name::Pack(kind, builder.id()).to_string())?;
+        let mut upload = access
+            .store
+            .upload(&Name::Pack(kind, builder.id()).to_string())?;
         upload.write(Bytes::from(head))?;
         Ok(OpenPack { builder, upload })
     }
@@ -292,7 +311,10 @@ impl Writer {
     fn finish_pack(&self, kind: PackKind, pack: OpenPack) -> Result<()> {
         let (written, unpublished) = (self.written.clone(), self.unpublished.clone());
         let finish = move || {
-            let OpenPack { builder, mut upload } = pack;
+            let OpenPack {
+                builder,
+                mut upload,
+            } = pack;
             let (end, facts) = builder.finish();
             upload.write(Bytes::from(end))?;
             upload.finish()?;
@@ -324,7 +346,9 @@ impl Writer {
             }
             std::mem::take(&mut *unpublished)
         };
-        self.repository.index.publish(&self.repository.access, &packs)?;
+        self.repository
+            .index
+            .publish(&self.repository.access, &packs)?;
         for (id, _) in packs.iter().flat_map(|(_, pack)| &pack.chunks) {
             self.shard(id).lock().remove(id);
         }
@@ -357,7 +381,9 @@ impl Writer {
     /// After a failed write nothing more is written: what was claimed may be lost.
     fn note_failure(&self, result: Result<()>) -> Result<()> {
         if let Err(error) = &result {
-            self.failed.lock().get_or_insert((error.kind(), error.message().to_owned()));
+            self.failed
+                .lock()
+                .get_or_insert((error.kind(), error.message().to_owned()));
         }
         result
     }
@@ -371,9 +397,12 @@ impl Writer {
 }
 
 fn join(finishing: JoinHandle<Result<()>>) -> Result<()> {
-    finishing
-        .join()
-        .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "finishing a pack stopped unexpectedly")))
+    finishing.join().unwrap_or_else(|_| {
+        Err(Error::new(
+            Kind::Failed,
+            "finishing a pack stopped unexpectedly",
+        ))
+    })
 }
 
 impl Drop for Writer {

@@ -179,7 +179,7 @@ impl Store for CloudStore {
         match runtime::wait(self.client.get_range(&path, range.clone())) {
             Ok(content) if content.len() as u64 == range.end - range.start => Ok(content),
             Ok(_) => Err(too_short()),
-            Err(error) if Failure::of(&error).status == Some(416) => Err(too_short()),
+            Err(error) if Failure::of(&error).beyond_end => Err(too_short()),
             Err(error) => Err(self.failed("read", name, &error)),
         }
     }

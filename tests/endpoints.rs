@@ -1,0 +1,217 @@
+//! Cloud stores behind endpoints that are down, failing, lying or cut off, and what is sent to good ones.
+
+use crate::servers;
+use crate::stores::{kind, noise, open_cloud};
+use bytes::Bytes;
+use keepfs::error::Kind;
+use keepfs::store::CloudOptions;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Options for a server that will not answer well, with a retry limit of one second.
+fn impatient(endpoint: &str) -> CloudOptions {
+    CloudOptions {
+        retry_timeout: Duration::from_secs(1),
+        request_timeout: Duration::from_millis(500),
+        ..servers::s3_options(endpoint, "AKIAEXAMPLE", "swordfish")
+    }
+}
+
+/// A server that says `answer` to whatever it is sent; an empty one is never finished.
+fn responder(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("is bound"));
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            std::thread::spawn(move || answer_one(connection, answer));
+        }
+    });
+    endpoint
+}
+
+fn answer_one(mut connection: TcpStream, answer: &[u8]) {
+    let mut request = [0; 65_536];
+    let _ = connection.read(&mut request);
+    if answer.is_empty() {
+        // Longer than any retry limit of these tests; ends when the client hangs up.
+        while connection.read(&mut request).is_ok_and(|read| read > 0) {}
+        return;
+    }
+    let _ = connection.write_all(answer);
+}
+
+/// Every verb fails with `expected` and one sentence without secrets.
+fn fails_everywhere(endpoint: &str, expected: Kind) {
+    let store = open_cloud("s3://bucket/prefix", impatient(endpoint));
+    let upload = || {
+        let mut upload = store.upload("packs/data/aa/1")?;
+        upload.write(noise(9 << 20))?;
+        upload.finish()
+    };
+    let errors = [
+        store.get("header").map(drop),
+        store.get_range("header", 0..10).map(drop),
+        store.head("header").map(drop),
+        store.list("keys/").map(drop),
+        store.create("header", Bytes::from_static(b"x")),
+        store.delete("header"),
+        upload(),
+    ]
+    .map(|result| result.expect_err("the server is useless"));
+    for error in errors {
+        let shown = format!("{error} / {error:?}");
+        assert_eq!(error.kind(), expected, "{shown}");
+        assert!(
+            !shown.contains("swordfish") && !shown.contains("AKIAEXAMPLE"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("s3://bucket/prefix") && !error.message().contains('\n'),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_down_is_unreachable() {
+    let [port] = servers::free_ports();
+    fails_everywhere(&format!("http://127.0.0.1:{port}"), Kind::Unreachable);
+}
+
+#[test]
+fn an_endpoint_that_fails_is_unreachable() {
+    let answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 52\r\nConnection: close\r\n\r\n<Error><Code>InternalError</Code>AKIAEXAMPLE</Error>";
+    fails_everywhere(&responder(answer), Kind::Unreachable);
+}
+
+#[test]
+fn an_endpoint_that_forbids_denies() {
+    let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 51\r\nConnection: close\r\n\r\n<Error><Code>AccessDenied</Code>AKIAEXAMPLE</Error>";
+    fails_everywhere(&responder(answer), Kind::Denied);
+}
+
+#[test]
+fn an_endpoint_that_answers_nonsense_is_unreachable() {
+    fails_everywhere(
+        &responder(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n\r\n"),
+        Kind::Unreachable,
+    );
+}
+
+#[test]
+fn an_endpoint_that_never_answers_is_unreachable() {
+    fails_everywhere(&responder(b""), Kind::Unreachable);
+}
+
+/// A wire to a server that writes down what passes and can cut the first answer off.
+struct Wire {
+    endpoint: String,
+    requests: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Wire {
+    fn to(target: &str, cut_first_answer: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("is bound"));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let cut = Arc::new(AtomicBool::new(cut_first_answer));
+        let (log, target) = (Arc::clone(&requests), target.replace("http://", ""));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(&target).expect("the server listens");
+                let (from, to) = (
+                    client.try_clone().expect("cloned"),
+                    server.try_clone().expect("cloned"),
+                );
+                let log = Arc::clone(&log);
+                std::thread::spawn(move || {
+                    pass(from, to, |bytes| {
+                        log.lock().expect("not poisoned").extend_from_slice(bytes);
+                        true
+                    })
+                });
+                let cut = Arc::clone(&cut);
+                std::thread::spawn(move || {
+                    pass(server, client, |_| !cut.swap(false, Ordering::SeqCst))
+                });
+            }
+        });
+        Self { endpoint, requests }
+    }
+
+    /// The heads of all PUT requests so far, in lower case.
+    fn puts(&self) -> Vec<String> {
+        let bytes = self.requests.lock().expect("not poisoned");
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        let heads = text.split("put /").skip(1);
+        heads
+            .filter_map(|put| put.split_once("\r\n\r\n"))
+            .map(|(head, _)| head.to_owned())
+            .collect()
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, mut watch: impl FnMut(&[u8]) -> bool) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if !watch(&buffer[..read]) || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_creation_whose_answer_was_lost_is_known_as_ours() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"), true);
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        ..options
+    };
+    let store = open_cloud(&format!("{url}/lost"), through);
+    store
+        .create("points/1", Bytes::from_static(b"ours"))
+        .expect("is ours");
+    assert!(
+        wire.puts().len() >= 2,
+        "the first answer was cut off: {:?}",
+        wire.puts()
+    );
+    let second = store.create("points/1", Bytes::from_static(b"theirs"));
+    assert_eq!(kind(second), Kind::AlreadyExists);
+    assert_eq!(store.get("points/1").expect("reads"), "ours");
+}
+
+#[test]
+fn only_data_packs_follow_the_storage_class_and_all_carry_checksums() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"), false);
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        storage_class: Some("STANDARD_IA".to_owned()),
+        ..options
+    };
+    let store = open_cloud(&format!("{url}/class"), through);
+    for name in [
+        "packs/data/aa/1",
+        "packs/tree/aa/1",
+        "index/1",
+        "points/1",
+        "keys/1",
+    ] {
+        store
+            .create(name, Bytes::from_static(b"x"))
+            .expect("creates");
+    }
+    let puts = wire.puts();
+    assert_eq!(puts.len(), 5);
+    for put in puts {
+        let classed = put.contains("x-amz-storage-class: standard_ia");
+        assert_eq!(classed, put.contains("/packs/data/"), "{put}");
+        assert!(put.contains("x-amz-checksum-sha256: "), "{put}");
+    }
+}
