@@ -2,7 +2,10 @@
 
 use keepfs::clock::{Clock, Time};
 use keepfs::id::ChunkId;
-use keepfs::point::{Catalog, Content, ContentPage, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Owner, PointRecord, Source, Trees};
+use keepfs::point::{
+    Catalog, Content, ContentPage, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File,
+    Node, Owner, PointRecord, Source, Trees,
+};
 use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
 use keepfs::store::{MemoryStore, SharedStore};
 use std::sync::Arc;
@@ -22,7 +25,11 @@ impl Bench {
     pub fn in_store(store: SharedStore, settings: &Settings) -> Self {
         let key = Credential::key_file(&[7; 64]).unwrap();
         Repository::init(store.clone(), &key, "test", settings, &Clock::system()).unwrap();
-        Self { store, cache: tempfile::tempdir().unwrap(), key }
+        Self {
+            store,
+            cache: tempfile::tempdir().unwrap(),
+            key,
+        }
     }
 
     pub fn open(&self) -> Arc<Repository> {
@@ -30,36 +37,65 @@ impl Bench {
     }
 
     pub fn local(&self) -> Local {
-        Local { cache: self.cache.path().to_owned(), frame_cache_bytes: 32 << 20, clock: Clock::system() }
+        Local {
+            cache: self.cache.path().to_owned(),
+            frame_cache_bytes: 32 << 20,
+            clock: Clock::system(),
+        }
     }
 }
 
 #[test]
 fn chunks_of_all_sizes_come_back_after_reopening() {
-    let bench = Bench::new(&Settings { pack_bytes: 1 << 20, ..Settings::default() });
+    let bench = Bench::new(&Settings {
+        pack_bytes: 1 << 20,
+        ..Settings::default()
+    });
     let writer = Writer::new(bench.open(), None).unwrap();
     let contents: Vec<Vec<u8>> = (0..2000u32)
-        .map(|n| (0..(n * n) % 70_000).flat_map(|k| (k.wrapping_mul(n) ^ (k >> 3)).to_le_bytes()).take((n as usize * 37) % 90_000).collect())
+        .map(|n| {
+            (0..(n * n) % 70_000)
+                .flat_map(|k| (k.wrapping_mul(n) ^ (k >> 3)).to_le_bytes())
+                .take((n as usize * 37) % 90_000)
+                .collect()
+        })
         .collect();
     let mut fresh = 0;
     for (n, content) in contents.iter().enumerate() {
-        let lane = if n % 3 == 0 { Lane::Alone } else { Lane::of_name(format!("f.{}", n % 7).as_bytes()) };
+        let lane = if n % 3 == 0 {
+            Lane::Alone
+        } else {
+            Lane::of_name(format!("f.{}", n % 7).as_bytes())
+        };
         fresh += u64::from(writer.put(lane, ChunkId::of(content), content).unwrap());
     }
     writer.flush().unwrap();
-    assert_eq!(fresh, writer.written.chunks.load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(
+        fresh,
+        writer
+            .written
+            .chunks
+            .load(std::sync::atomic::Ordering::Relaxed)
+    );
     for cold in [false, true] {
         if cold {
             std::fs::remove_dir_all(bench.cache.path()).unwrap();
         }
         let repository = bench.open();
         for content in &contents {
-            assert_eq!(&repository.read_chunk(&ChunkId::of(content)).unwrap(), content);
+            assert_eq!(
+                &repository.read_chunk(&ChunkId::of(content)).unwrap(),
+                content
+            );
         }
     }
     // Everything is known to the next writer.
     let again = Writer::new(bench.open(), None).unwrap();
-    assert!(contents.iter().all(|content| !again.put(Lane::Alone, ChunkId::of(content), content).unwrap()));
+    assert!(contents.iter().all(|content| {
+        !again
+            .put(Lane::Alone, ChunkId::of(content), content)
+            .unwrap()
+    }));
 }
 
 #[test]
@@ -70,18 +106,33 @@ fn a_committed_point_lists_its_entries_and_extents() {
     let mut sink = |id: ChunkId, bytes: &[u8]| writer.put(Lane::Tree, id, bytes).map(|_| ());
     let mut content = ContentWriter::default();
     let extents: Vec<Extent> = (0..10_000u64)
-        .map(|n| Extent { length: 1 + n % 5, chunk: (n % 7 != 0).then(|| ChunkId::of(&n.to_le_bytes())) })
+        .map(|n| Extent {
+            length: 1 + n % 5,
+            chunk: (n % 7 != 0).then(|| ChunkId::of(&n.to_le_bytes())),
+        })
         .collect();
     for extent in &extents {
         content.push(*extent, &mut sink).unwrap();
     }
     let (content, size) = content.finish(&mut sink).unwrap();
     assert!(matches!(content, Content::Pages(_)));
-    let file = File { size, content, ..File::empty() };
+    let file = File {
+        size,
+        content,
+        ..File::empty()
+    };
     let mut directory = DirectoryWriter::default();
     for n in 0..5000 {
-        let node = if n == 17 { Node::File(file.clone()) } else { Node::Symlink(format!("to {n}").into_bytes()) };
-        let entry = Entry { name: format!("name {n:05}").into_bytes(), attributes: Default::default(), node };
+        let node = if n == 17 {
+            Node::File(file.clone())
+        } else {
+            Node::Symlink(format!("to {n}").into_bytes())
+        };
+        let entry = Entry {
+            name: format!("name {n:05}").into_bytes(),
+            attributes: Default::default(),
+            node,
+        };
         directory.push(Arc::new(entry), &mut sink).unwrap();
     }
     let tree = directory.finish(&mut sink).unwrap();
@@ -107,19 +158,36 @@ fn a_committed_point_lists_its_entries_and_extents() {
         more: Vec::new(),
     };
     let catalog = Catalog::open(repository).unwrap();
-    catalog.commit(b"web", Draft { record: record.clone() }).unwrap();
+    catalog
+        .commit(
+            b"web",
+            Draft {
+                record: record.clone(),
+            },
+        )
+        .unwrap();
     assert!(catalog.commit(b"web", Draft { record }).is_err());
 
     let repository = bench.open();
     let contents = Catalog::open(repository.clone()).unwrap().contents();
     let point = contents.point(b"web", b"first").unwrap();
     let trees = Arc::new(Trees::new(repository));
-    let names: Vec<_> = trees.entries(&point.record.tree).map(|entry| entry.unwrap().name.clone()).collect();
+    let names: Vec<_> = trees
+        .entries(&point.record.tree)
+        .map(|entry| entry.unwrap().name.clone())
+        .collect();
     assert_eq!(names.len(), 5000);
     assert!(names.is_sorted());
-    let from = trees.entries_from(&point.record.tree, 4321).next().unwrap().unwrap();
+    let from = trees
+        .entries_from(&point.record.tree, 4321)
+        .next()
+        .unwrap()
+        .unwrap();
     assert_eq!(from.name, b"name 04321");
-    let entry = trees.lookup(&point.record.tree, b"name 00017").unwrap().unwrap();
+    let entry = trees
+        .lookup(&point.record.tree, b"name 00017")
+        .unwrap()
+        .unwrap();
     assert_eq!(entry.file(), Some(&file));
     assert!(trees.lookup(&point.record.tree, b"name").unwrap().is_none());
     let mut merged: Vec<(u64, Extent)> = Vec::new();
@@ -138,5 +206,8 @@ fn a_committed_point_lists_its_entries_and_extents() {
         Content::Pages(id) => trees.repository().read_chunk(id).unwrap(),
         _ => unreachable!(),
     };
-    assert!(matches!(keepfs::repository::decode(&page).unwrap(), ContentPage::Inner(_)));
+    assert!(matches!(
+        keepfs::repository::decode(&page).unwrap(),
+        ContentPage::Inner(_)
+    ));
 }

@@ -1,9 +1,6 @@
 //! The one integration test binary: two cores link it once.
 
-<<<<<<< HEAD
-mod engine;
-=======
 mod endpoints;
->>>>>>> store
+mod engine;
 mod servers;
 mod stores;
