@@ -222,6 +222,28 @@ impl Writer {
         }
     }
 
+    /// Stores chunks that follow each other in a file, those that are new together in one frame: blocks of an image
+    /// compress better with their neighbours. Together they must not be longer than [`PIECE_BYTES`] or one chunk.
+    pub fn put_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
+        let mut group = Group::default();
+        for (id, content) in chunks {
+            if self.claim(id)? {
+                group.plain.extend_from_slice(content);
+                group.chunks.push((*id, content.len() as u32));
+            }
+        }
+        self.written
+            .chunks
+            .fetch_add(group.chunks.len() as u64, Relaxed);
+        self.written
+            .plain_bytes
+            .fetch_add(group.plain.len() as u64, Relaxed);
+        match group.chunks.as_slice() {
+            &[(id, _)] => self.put_alone(id, &group.plain),
+            _ => self.write_group(PackKind::Data, group),
+        }
+    }
+
     fn put_small(&self, key: u128, id: ChunkId, content: &[u8]) -> Result<()> {
         if content.len() > GROUP_BYTES {
             return self.put_alone(id, content);
