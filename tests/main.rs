@@ -2,5 +2,7 @@
 
 mod endpoints;
 mod engine;
+mod planted;
+mod restore;
 mod servers;
 mod stores;
