@@ -3,5 +3,7 @@
 mod backup;
 mod endpoints;
 mod engine;
+mod planted;
+mod restore;
 mod servers;
 mod stores;
