@@ -1,6 +1,8 @@
 //! The one integration test binary: two cores link it once.
 
+mod copy;
 mod endpoints;
 mod engine;
 mod servers;
+mod sites;
 mod stores;
