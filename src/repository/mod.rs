@@ -25,7 +25,7 @@ pub use pack::{
     PackReader, Payload, TRAILER_BYTES, Trailer, decompress,
 };
 pub use segment::{ChunkEntry, PackEntry, Segment};
-pub use writer::{GROUP_BYTES, LANES, Lane, PIECE_BYTES, Writer, Written};
+pub use writer::{GROUP_BYTES, Lane, PIECE_BYTES, Writer, Written};
 
 use crate::chunk::Cutting;
 use crate::clock::{Clock, Time};

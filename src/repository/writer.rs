@@ -10,17 +10,21 @@ use crate::store::names::{Name, PackKind};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
-/// Plain bytes after which a frame of small chunks is closed.
-pub const GROUP_BYTES: usize = 2 << 20;
+/// Plain bytes after which a frame of small chunks is closed. On 56,124 small files (758 MB) at zstd 3, sorted as
+/// below: 512 KiB 238.2 MB, 1 MiB 232.9 MB, 2 MiB 229.8 MB; one small file read alone costs one frame.
+pub const GROUP_BYTES: usize = 1 << 20;
+/// Small chunks that are gathered and sorted by ending and name before they are cut into frames. Frames of 1 MiB on
+/// the same files: not sorted 242.9 MB, 8 MiB 237.4, 16 MiB 234.7, 32 MiB 232.9, 128 MiB 231.3. Up to three windows
+/// are in memory, and a directory's restore needs the frames of one.
+pub const WINDOW_BYTES: usize = 16 << 20;
 /// A chunk of a large file is cut into frames of at most this many plain bytes: what a random 4 KiB read decrypts.
 pub const PIECE_BYTES: usize = 256 << 10;
-/// Frames of small chunks that are open at a time, one for each class of file name endings.
-pub const LANES: usize = 16;
 /// Plain bytes of a frame of tree pages.
 const TREE_FRAME_BYTES: usize = 512 << 10;
 /// A compressed frame must be at least a sixty-fourth shorter, or it is stored raw and read faster.
@@ -35,8 +39,8 @@ const SHARDS: usize = 16;
 /// How a chunk is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Together with other small chunks of the same lane (0..[`LANES`]).
-    Group(u8),
+    /// Together with other small chunks; those with near keys come to lie together.
+    Group(u128),
     /// By itself, in pieces.
     Alone,
     /// With other tree pages, in a tree pack.
@@ -44,23 +48,19 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// The lane for a small file of this name: files with the same ending compress better together.
+    /// The lane for a small file of this name: files of the same ending, and among them of similar names, compress
+    /// better together. The key is two bytes of a hash of the ending and the first 14 bytes of the name.
     pub fn of_name(name: &[u8]) -> Self {
         let ending = match name.iter().rposition(|byte| *byte == b'.') {
             Some(dot) if dot > 0 && name.len() - dot <= 8 => &name[dot + 1..],
             _ => &[],
         };
-        let hash = ending.iter().fold(0x811c_9dc5u32, |hash, byte| {
-            (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
-        });
-        Self::Group(((hash >> 16) as usize % LANES) as u8)
-    }
-
-    fn kind(self) -> PackKind {
-        match self {
-            Self::Tree => PackKind::Tree,
-            _ => PackKind::Data,
-        }
+        let hash = blake3::hash(&ending.to_ascii_lowercase());
+        let mut key = [0; 16];
+        key[..2].copy_from_slice(&hash.as_bytes()[..2]);
+        let prefix = name.len().min(14);
+        key[2..2 + prefix].copy_from_slice(&name[..prefix]);
+        Self::Group(u128::from_be_bytes(key))
     }
 }
 
@@ -79,15 +79,47 @@ pub struct Written {
     pub data_packs: AtomicU64,
     /// Frames that arrived compressed and moved as they were.
     pub frames_moved: AtomicU64,
-    /// Frames compressed here.
+    /// Data frames compressed here.
     pub frames_compressed: AtomicU64,
 }
 
-/// Chunks of one lane that wait to become a frame.
+/// Chunks that become one frame.
 #[derive(Default)]
 struct Group {
     plain: Vec<u8>,
     chunks: Vec<(ChunkId, u32)>,
+}
+
+/// Small chunks that wait to be sorted into frames.
+#[derive(Default)]
+struct Window {
+    plain: Vec<u8>,
+    /// Key, id, and where the content is in `plain`.
+    chunks: Vec<(u128, ChunkId, Range<usize>)>,
+}
+
+impl Window {
+    fn push(&mut self, key: u128, id: ChunkId, content: &[u8]) {
+        let begin = self.plain.len();
+        self.plain.extend_from_slice(content);
+        self.chunks.push((key, id, begin..self.plain.len()));
+    }
+
+    /// The window's frames. Equal keys stay in the order they came.
+    fn groups(mut self) -> VecDeque<Group> {
+        self.chunks.sort_by_key(|chunk| chunk.0);
+        let mut groups = VecDeque::new();
+        let mut group = Group::default();
+        for (_, id, range) in self.chunks {
+            group.chunks.push((id, range.len() as u32));
+            group.plain.extend_from_slice(&self.plain[range]);
+            if group.plain.len() >= GROUP_BYTES {
+                groups.push_back(std::mem::take(&mut group));
+            }
+        }
+        groups.push_back(group);
+        groups
+    }
 }
 
 struct OpenPack {
@@ -101,7 +133,9 @@ pub struct Writer {
     /// The repository that moved frames come from.
     origin: Option<ObjectId>,
     claimed: [Mutex<HashSet<ChunkId>>; SHARDS],
-    groups: Vec<Mutex<Group>>,
+    window: Mutex<Window>,
+    /// Frames of full windows, compressed by whoever comes by next.
+    ready: Mutex<VecDeque<Group>>,
     trees: Mutex<Group>,
     data_pack: Mutex<Option<OpenPack>>,
     tree_pack: Mutex<Option<OpenPack>>,
@@ -127,7 +161,8 @@ impl Writer {
             repository,
             origin,
             claimed: Default::default(),
-            groups: (0..LANES).map(|_| Mutex::default()).collect(),
+            window: Mutex::default(),
+            ready: Mutex::default(),
             trees: Mutex::default(),
             data_pack: Mutex::default(),
             tree_pack: Mutex::default(),
@@ -180,31 +215,51 @@ impl Writer {
         self.written
             .plain_bytes
             .fetch_add(content.len() as u64, Relaxed);
-        let (group, limit) = match lane {
-            Lane::Group(lane) => (&self.groups[lane as usize % LANES], GROUP_BYTES),
-            Lane::Tree => (&self.trees, TREE_FRAME_BYTES),
-            Lane::Alone => return self.put_alone(id, content),
-        };
+        match lane {
+            Lane::Alone => self.put_alone(id, content),
+            Lane::Group(key) => self.put_small(key, id, content),
+            Lane::Tree => self.put_tree(id, content),
+        }
+    }
+
+    fn put_small(&self, key: u128, id: ChunkId, content: &[u8]) -> Result<()> {
+        if content.len() > GROUP_BYTES {
+            return self.put_alone(id, content);
+        }
         let full = {
-            let mut group = group.lock();
-            // A frame never outgrows what a reader accepts, however large the last chunk is.
+            let mut window = self.window.lock();
+            window.push(key, id, content);
+            (window.plain.len() >= WINDOW_BYTES).then(|| std::mem::take(&mut *window))
+        };
+        if let Some(window) = full {
+            let groups = window.groups();
+            self.ready.lock().extend(groups);
+        }
+        let group = self.ready.lock().pop_front();
+        group.map_or(Ok(()), |group| self.write_group(PackKind::Data, group))
+    }
+
+    fn put_tree(&self, id: ChunkId, content: &[u8]) -> Result<()> {
+        let full = {
+            let mut group = self.trees.lock();
+            // A frame never outgrows what a reader accepts, however large the last page is.
             let ready = (group.plain.len() + content.len() > FRAME_BYTES_MAX)
                 .then(|| std::mem::take(&mut *group));
             group.plain.extend_from_slice(content);
             group.chunks.push((id, content.len() as u32));
-            let full = (group.plain.len() >= limit).then(|| std::mem::take(&mut *group));
+            let full = (group.plain.len() >= TREE_FRAME_BYTES).then(|| std::mem::take(&mut *group));
             [ready, full]
         };
         full.into_iter()
             .flatten()
-            .try_for_each(|group| self.write_group(lane.kind(), group))
+            .try_for_each(|group| self.write_group(PackKind::Tree, group))
     }
 
     fn put_alone(&self, id: ChunkId, content: &[u8]) -> Result<()> {
         let pieces = content.len().div_ceil(PIECE_BYTES).max(1);
         let payloads = content
             .chunks(content.len().div_ceil(pieces).max(1))
-            .map(|piece| self.compress(piece))
+            .map(|piece| self.compress(PackKind::Data, piece))
             .collect::<Result<_>>()?;
         self.append(PackKind::Data, payloads, vec![(id, content.len() as u32)])
     }
@@ -213,15 +268,17 @@ impl Writer {
         if group.chunks.is_empty() {
             return Ok(());
         }
-        let payload = self.compress(&group.plain)?;
+        let payload = self.compress(kind, &group.plain)?;
         self.append(kind, vec![payload], group.chunks)
     }
 
-    fn compress(&self, plain: &[u8]) -> Result<Payload> {
+    fn compress(&self, kind: PackKind, plain: &[u8]) -> Result<Payload> {
         thread_local! {
             static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
         }
-        self.written.frames_compressed.fetch_add(1, Relaxed);
+        if kind == PackKind::Data {
+            self.written.frames_compressed.fetch_add(1, Relaxed);
+        }
         let level = self.repository.settings().level;
         let compressed = COMPRESSOR.with_borrow_mut(|slot| {
             if slot.as_ref().is_none_or(|(at, _)| *at != level) {
@@ -363,8 +420,9 @@ impl Writer {
     }
 
     fn flush_all(&self) -> Result<()> {
-        for group in &self.groups {
-            let group = std::mem::take(&mut *group.lock());
+        let window = std::mem::take(&mut *self.window.lock());
+        let ready = std::mem::take(&mut *self.ready.lock());
+        for group in ready.into_iter().chain(window.groups()) {
             self.write_group(PackKind::Data, group)?;
         }
         let trees = std::mem::take(&mut *self.trees.lock());
