@@ -1,0 +1,46 @@
+//! `check`: whether everything that restore points need is there and sound.
+
+use super::{Host, ProblemReport, engine};
+use crate::config::RepositoryPlace;
+use crate::error::Result;
+use crate::progress::Progress;
+use serde::Serialize;
+
+/// What a check of one repository found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CheckReport {
+    /// The repository.
+    pub repository: String,
+    /// Points that were looked at.
+    pub points: u64,
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Chunks that were looked at.
+    pub chunks: u64,
+    /// Whether every byte of every pack was read.
+    pub read_data: bool,
+    /// What is wrong, and which files it costs.
+    pub problems: Vec<ProblemReport>,
+    /// What is worth a sentence and costs nothing.
+    pub notices: Vec<String>,
+}
+
+/// Checks these repositories; all configured ones when none is named. With `read_data` every byte is read.
+pub fn check(
+    host: &Host,
+    places: Vec<RepositoryPlace>,
+    read_data: bool,
+    progress: &Progress,
+) -> Result<Vec<CheckReport>> {
+    let places = if places.is_empty() {
+        host.config().all()?
+    } else {
+        places
+    };
+    let alone = places.len() == 1;
+    let reports = places.iter().map(|place| {
+        let catalog = host.catalog(place, alone)?;
+        engine::check(place, &catalog, read_data, progress)
+    });
+    reports.collect()
+}

@@ -1,0 +1,223 @@
+//! What every verb needs of this host: the configuration, keys, caches; and opening what a person named.
+
+use crate::clock::Clock;
+use crate::config::{Config, Directories, Keys, Place, RepositoryPlace};
+use crate::error::{Error, Kind, Result};
+use crate::point::{Catalog, Contents, Entry, Point, Trees};
+use crate::repository::{Credential, Local, Repository};
+use crate::store;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Decompressed frames that a verb keeps in memory: four large frames for each of a dozen readers.
+const FRAME_CACHE_BYTES: u64 = 48 << 20;
+/// The virtual name of the newest complete point.
+const LATEST: &[u8] = b"latest";
+
+/// This host, as a verb sees it.
+#[derive(Debug)]
+pub struct Host {
+    config: Config,
+    keys: Keys,
+    directories: Directories,
+    clock: Clock,
+}
+
+/// A restore point that a person named, or something in it.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// The catalog of its repository.
+    pub catalog: Arc<Catalog>,
+    /// The trees of its repository.
+    pub trees: Arc<Trees>,
+    /// Its backup's name.
+    pub backup: Vec<u8>,
+    /// The point.
+    pub point: Arc<Point>,
+    /// Path below its top; empty for the top itself.
+    pub path: Vec<u8>,
+    /// What is at that path.
+    pub entry: Arc<Entry>,
+}
+
+impl Host {
+    /// A host with this configuration.
+    pub fn new(config: Config, keys: Keys, clock: Clock) -> Self {
+        let of_user = Directories::of_user();
+        let directories = Directories {
+            cache: config.cache_directory.clone().unwrap_or(of_user.cache),
+            state: config.state_directory.clone().unwrap_or(of_user.state),
+        };
+        Self {
+            config,
+            keys,
+            directories,
+            clock,
+        }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its passwords and key files.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Where it keeps what exists nowhere else.
+    pub fn state_directory(&self) -> PathBuf {
+        self.directories.state.clone()
+    }
+
+    /// Where time comes from.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Opens a repository. `alone` when the command names no other one.
+    pub fn open(&self, place: &RepositoryPlace, alone: bool) -> Result<Arc<Repository>> {
+        let store = store::open(&place.reach.url, &place.reach.store_options(false)?)?;
+        // Before anybody is asked for the password of a repository that is not there.
+        require_header(&store)?;
+        let keys = self.keys.of(&place.name, &place.reach, alone)?;
+        self.open_with(place, &store, &keys)
+    }
+
+    /// Opens a repository with what may be its keys. Fails with the last key's failure when none opens it.
+    pub fn open_with(
+        &self,
+        place: &RepositoryPlace,
+        store: &store::SharedStore,
+        keys: &[Credential],
+    ) -> Result<Arc<Repository>> {
+        let mut failure = None;
+        for key in keys {
+            match Repository::open(store.clone(), key, self.local(place)) {
+                Err(error) if error.kind() == Kind::WrongKey => failure = Some(error),
+                opened => return opened,
+            }
+        }
+        let none = || Error::new(Kind::NoKey, format!("no key for {} is given", place.name));
+        Err(failure.unwrap_or_else(none))
+    }
+
+    fn local(&self, place: &RepositoryPlace) -> Local {
+        let own = place.reach.cache_directory.clone();
+        Local {
+            cache: own.unwrap_or_else(|| self.directories.cache.clone()),
+            frame_cache_bytes: FRAME_CACHE_BYTES,
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// Opens the repository of `place` and reads what it holds.
+    pub fn catalog(&self, place: &RepositoryPlace, alone: bool) -> Result<Arc<Catalog>> {
+        Ok(Arc::new(Catalog::open(self.open(place, alone)?)?))
+    }
+
+    /// The restore point, or what is in it, that `place` names.
+    pub fn select(&self, place: &Place, alone: bool) -> Result<Selected> {
+        let catalog = self.catalog(&place.repository, alone)?;
+        select(&catalog, place)
+    }
+}
+
+fn require_header(store: &store::SharedStore) -> Result<()> {
+    let name = store::names::Name::Header.to_string();
+    match store.head(&name) {
+        Err(error) if error.kind() == Kind::NotFound => Err(Error::new(
+            Kind::NoRepository,
+            format!(
+                "there is no repository in {}; make one with `keepfs init`",
+                store.location()
+            ),
+        )),
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// What `place` names in its open repository.
+pub(super) fn select(catalog: &Arc<Catalog>, place: &Place) -> Result<Selected> {
+    let contents = catalog.contents();
+    let (backup, point) = (required_backup(place)?, place.point.as_deref());
+    let Some(point) = point else {
+        let message = format!(
+            "say which restore point of {}: {}/{}/latest is the newest",
+            lossy(backup),
+            place.repository.name,
+            lossy(backup)
+        );
+        return Err(Error::new(Kind::Invalid, message));
+    };
+    let point = point_of(&contents, place, backup, point)?;
+    let trees = Arc::new(Trees::new(catalog.repository().clone()));
+    let top = Arc::new(point.record.top());
+    let entry = if place.path.is_empty() {
+        Some(top)
+    } else {
+        trees.resolve(&top, &place.path)?
+    };
+    let entry = entry.ok_or_else(|| {
+        let message = format!(
+            "the restore point {}/{} has no {}",
+            lossy(backup),
+            lossy(point.name()),
+            lossy(&place.path)
+        );
+        Error::new(Kind::NotFound, message)
+    })?;
+    Ok(Selected {
+        catalog: catalog.clone(),
+        trees,
+        backup: backup.to_vec(),
+        point,
+        path: place.path.clone(),
+        entry,
+    })
+}
+
+/// The backup that `place` names. `Invalid` when it names only a repository.
+pub(super) fn required_backup(place: &Place) -> Result<&[u8]> {
+    place.backup.as_deref().ok_or_else(|| {
+        let name = &place.repository.name;
+        let separator = if name.contains("://") { "::" } else { "/" };
+        let message = format!("say which backup of {name}: {name}{separator}BACKUP");
+        Error::new(Kind::Invalid, message)
+    })
+}
+
+/// A visible point by the names of its backup and its own, or `latest`.
+pub(super) fn point_of(
+    contents: &Contents,
+    place: &Place,
+    backup: &[u8],
+    name: &[u8],
+) -> Result<Arc<Point>> {
+    let repository = &place.repository.name;
+    let missing = |message: String| Error::new(Kind::NotFound, message);
+    let Some(known) = contents.backups.get(backup) else {
+        return Err(missing(format!(
+            "{repository} has no backup {}; `keepfs points {repository}` shows all",
+            lossy(backup)
+        )));
+    };
+    let found = match name {
+        LATEST => contents.latest(known.id).cloned(),
+        name => contents.point(backup, name).cloned(),
+    };
+    found.ok_or_else(|| {
+        missing(format!(
+            "the backup {} in {repository} has no complete restore point {}; `keepfs points {repository}/{}` shows all",
+            lossy(backup),
+            lossy(name),
+            lossy(backup)
+        ))
+    })
+}
+
+fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}

@@ -1,0 +1,74 @@
+//! `init`: makes a repository.
+
+use super::Host;
+use crate::config::RepositoryPlace;
+use crate::error::Result;
+use crate::repository::{Repository, Settings};
+use crate::store;
+use serde::Serialize;
+
+/// What a new repository shall be. What is `None` comes from the configuration, then from the program.
+#[derive(Clone, Debug, Default)]
+pub struct InitArguments {
+    /// Bytes after which a pack is closed.
+    pub pack_bytes: Option<u64>,
+    /// zstd level.
+    pub level: Option<i32>,
+    /// Storage class of data packs.
+    pub storage_class: Option<String>,
+    /// A name for the first key slot.
+    pub label: Option<String>,
+}
+
+/// A new repository.
+#[derive(Clone, Debug, Serialize)]
+pub struct InitReport {
+    /// Its name in the configuration, or its URL.
+    pub repository: String,
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub location: String,
+    /// Bytes after which a pack is closed.
+    pub pack_bytes: u64,
+    /// zstd level.
+    pub level: i32,
+    /// Storage class of data packs; empty for the store's own.
+    pub storage_class: String,
+}
+
+/// Makes a repository at `place`. Fails with `AlreadyExists` when there is one.
+pub fn init(
+    host: &Host,
+    place: &RepositoryPlace,
+    arguments: &InitArguments,
+) -> Result<InitReport> {
+    let reach = &place.reach;
+    let chosen = Settings::default();
+    let settings = Settings {
+        pack_bytes: arguments
+            .pack_bytes
+            .or(reach.pack_size)
+            .unwrap_or(chosen.pack_bytes),
+        level: arguments.level.or(reach.level).unwrap_or(chosen.level),
+        storage_class: arguments
+            .storage_class
+            .clone()
+            .or_else(|| reach.storage_class.clone())
+            .unwrap_or_default(),
+        ..chosen
+    };
+    let store = store::open(&reach.url, &reach.store_options(true)?)?;
+    let key = host.keys().for_new_repository(&place.name, reach)?;
+    let label = arguments.label.as_deref().unwrap_or("first");
+    Repository::init(store.clone(), &key, label, &settings, host.clock())?;
+    let repository = host.open_with(place, &store, &[key])?;
+    Ok(InitReport {
+        repository: place.name.clone(),
+        id: repository.id().to_string(),
+        location: repository.location(),
+        pack_bytes: settings.pack_bytes,
+        level: settings.level,
+        storage_class: settings.storage_class,
+    })
+}

@@ -1,0 +1,52 @@
+//! The one list of verbs: functions from typed arguments to typed reports that serialize. The command line and the
+//! control tree are two doors to it. Nothing here prints or asks.
+//!
+//! | verb | |
+//! |---|---|
+//! | [`init`] | makes a repository |
+//! | [`backup`] | files of this host into a new restore point |
+//! | [`restore`] | a restore point, or a part of it, out to plain files |
+//! | [`copy`] | restore points into another repository |
+//! | [`points`] | which restore points there are |
+//! | [`diff`] | how two restore points differ |
+//! | [`seal`] | an open restore point becomes a complete one |
+//! | [`forget`] | a restore point goes into the trash |
+//! | [`check`] | whether everything that restore points need is there and sound |
+//! | [`stats`] | how much is stored, and how well |
+//! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
+//! | [`mount`], [`unmount`] | repositories as directories |
+
+mod backup;
+mod check;
+mod copy;
+mod diff;
+mod engine;
+mod forget;
+mod host;
+mod init;
+mod key;
+mod mount;
+mod points;
+mod restore;
+mod seal;
+mod stats;
+
+pub use backup::{BackupArguments, BackupReport, backup};
+pub use check::{CheckReport, check};
+pub use copy::{CopyReport, copy};
+pub use diff::{DiffLine, DiffReport, diff};
+pub use engine::ProblemReport;
+pub use forget::{ForgetReport, forget};
+pub use host::{Host, Selected};
+pub use init::{InitArguments, InitReport, init};
+pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
+pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};
+pub use points::{BackupLine, PointLine, PointsReport, points};
+pub use restore::{RestoreReport, restore};
+pub use seal::{SealReport, seal};
+pub use stats::{StatsLine, StatsReport, StoredBytes, stats};
+
+/// Names are bytes; reports are text.
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

@@ -1,0 +1,144 @@
+//! `stats`: how much is stored, and how well.
+
+use super::Host;
+use crate::config::RepositoryPlace;
+use crate::error::Result;
+use crate::point::Catalog;
+use crate::store::names::{self, PackKind};
+use serde::Serialize;
+
+/// Bytes in the store, by what they are.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct StoredBytes {
+    /// Packs of file contents.
+    pub data: u64,
+    /// Packs of trees.
+    pub trees: u64,
+    /// The index.
+    pub index: u64,
+    /// Keys, settings, records of backups and points, leases.
+    pub records: u64,
+}
+
+impl StoredBytes {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.data + self.trees + self.index + self.records
+    }
+}
+
+/// Figures of one repository.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatsLine {
+    /// The repository.
+    pub repository: String,
+    /// Where it is.
+    pub location: String,
+    /// Its id.
+    pub id: String,
+    /// Backups.
+    pub backups: u64,
+    /// Complete restore points.
+    pub points: u64,
+    /// Entries of all points together.
+    pub entries: u64,
+    /// Bytes of the files of all points together.
+    pub bytes: u64,
+    /// Bytes in the store.
+    pub stored: StoredBytes,
+    /// Packs in the store.
+    pub packs: u64,
+    /// Chunks in the index; one that two hosts wrote at the same time counts twice.
+    pub chunks: u64,
+    /// Index segments.
+    pub segments: u64,
+    /// Bytes of the mapped index on this host.
+    pub mapped_bytes: u64,
+    /// Bytes of files by bytes stored; none while nothing is stored.
+    pub ratio: Option<f64>,
+}
+
+/// Figures of several repositories.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatsReport {
+    /// One line each.
+    pub repositories: Vec<StatsLine>,
+}
+
+/// Figures of these repositories; of all configured ones when none is named.
+pub fn stats(host: &Host, places: Vec<RepositoryPlace>) -> Result<StatsReport> {
+    let places = if places.is_empty() {
+        host.config().all()?
+    } else {
+        places
+    };
+    let alone = places.len() == 1;
+    let lines = places.iter().map(|place| line(host, place, alone));
+    Ok(StatsReport {
+        repositories: lines.collect::<Result<_>>()?,
+    })
+}
+
+fn line(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<StatsLine> {
+    let catalog = host.catalog(place, alone)?;
+    let repository = catalog.repository();
+    let contents = catalog.contents();
+    let trees = contents
+        .backups
+        .values()
+        .flat_map(|backup| contents.points_of(backup.id))
+        .map(|point| point.record.tree);
+    let (points, entries, bytes) = trees.fold((0, 0, 0u64), |(points, entries, bytes), tree| {
+        (points + 1, entries + tree.entries, bytes + tree.bytes)
+    });
+    let segments = repository.segments();
+    let (stored, packs) = stored(&catalog)?;
+    Ok(StatsLine {
+        repository: place.name.clone(),
+        location: repository.location(),
+        id: repository.id().to_string(),
+        backups: contents.backups.len() as u64,
+        points,
+        entries,
+        bytes,
+        stored,
+        packs,
+        chunks: segments.iter().map(|segment| segment.chunk_count()).sum(),
+        segments: segments.len() as u64,
+        mapped_bytes: segments.iter().map(|segment| segment.mapped_bytes()).sum(),
+        ratio: (stored.data + stored.trees > 0).then(|| bytes as f64 / stored.total() as f64),
+    })
+}
+
+fn stored(catalog: &Catalog) -> Result<(StoredBytes, u64)> {
+    let store = catalog.repository().store();
+    let sum = |prefix: &str| -> Result<(u64, u64)> {
+        let objects = store.list(prefix)?;
+        let bytes = objects.iter().map(|object| object.size).sum();
+        Ok((bytes, objects.len() as u64))
+    };
+    let (data, data_packs) = sum(&names::packs(PackKind::Data))?;
+    let (trees, tree_packs) = sum(&names::packs(PackKind::Tree))?;
+    let mut records = 0;
+    for prefix in [
+        names::KEYS,
+        names::CONFIG,
+        names::BACKUPS,
+        names::CATALOGUE,
+        names::POINTS,
+        names::MARKS,
+        names::TRASH,
+        names::LEASES,
+        names::SESSIONS,
+        names::CONDEMNED,
+    ] {
+        records += sum(prefix)?.0;
+    }
+    let stored = StoredBytes {
+        data,
+        trees,
+        index: sum(names::INDEX)?.0,
+        records,
+    };
+    Ok((stored, data_packs + tree_packs))
+}

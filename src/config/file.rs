@@ -1,0 +1,259 @@
+//! The configuration file.
+
+use super::directories::directory_in;
+use super::program;
+use super::size;
+use crate::error::{Error, Kind, Result};
+use crate::store::{CloudOptions, Secret, StoreOptions};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// For all users of the host.
+const SYSTEM_FILE: &str = "/etc/keepfs.toml";
+
+/// What the configuration says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// How to reach each repository, by name.
+    #[serde(default, rename = "repository")]
+    pub repositories: BTreeMap<String, Reach>,
+    /// Instead of the user's own cache directory.
+    pub cache_directory: Option<PathBuf>,
+    /// Instead of the user's own state directory.
+    pub state_directory: Option<PathBuf>,
+    /// The file it was read from.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
+}
+
+/// How to reach one repository, and what `init` is to write into it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Reach {
+    /// Where its objects are.
+    pub url: String,
+    /// Server of a cloud store that is not the provider's own.
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    pub region: Option<String>,
+    /// Whether an endpoint without TLS is acceptable.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// Access key id (S3) or account (Azure).
+    pub access_key: Option<String>,
+    /// Secret key; better kept out of this file, by `credentials-command`.
+    #[serde(default, deserialize_with = "secret")]
+    pub secret_key: Option<Secret>,
+    /// A command that prints `{"AccessKeyId": …, "SecretAccessKey": …, "SessionToken": …}`.
+    pub credentials_command: Option<String>,
+    /// A file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// A command that prints the password.
+    pub password_command: Option<String>,
+    /// A key file.
+    pub key_file: Option<PathBuf>,
+    /// `init`: bytes after which a pack is closed.
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub pack_size: Option<u64>,
+    /// `init` and every writer: storage class of data packs.
+    pub storage_class: Option<String>,
+    /// `init`: zstd level, 1 to 22.
+    pub level: Option<i32>,
+    /// Instead of the cache directory of all repositories.
+    pub cache_directory: Option<PathBuf>,
+}
+
+fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    String::deserialize(from).map(|text| Some(Secret::new(text)))
+}
+
+impl Config {
+    /// The configuration in `named`, or in the first of the usual files that exists, or an empty one.
+    ///
+    /// Fails with `NotFound` when a file that somebody named is missing and with `Invalid` on anything it should not say.
+    pub fn load(named: Option<&Path>) -> Result<Self> {
+        let of_environment = std::env::var_os("KEEPFS_CONFIG").map(PathBuf::from);
+        if let Some(path) = named.map(Path::to_owned).or(of_environment) {
+            return Self::read(&path);
+        }
+        let home = directory_in("HOME").map(|home| home.join(".config"));
+        let of_user = directory_in("XDG_CONFIG_HOME").or(home);
+        of_user
+            .map(|directory| directory.join("keepfs.toml"))
+            .into_iter()
+            .chain([PathBuf::from(SYSTEM_FILE)])
+            .find(|path| path.exists())
+            .map_or_else(|| Ok(Self::default()), |path| Self::read(&path))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::io(format_args!("cannot read the configuration {shown}"), error)
+        })?;
+        let path = std::path::absolute(path)
+            .map_err(|error| Error::io(format_args!("cannot find {shown}"), error))?;
+        Self::parse(&text, &path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            // The library's own form quotes the line, which may hold a secret.
+            let line = error.span().map_or(0, |span| {
+                1 + text.as_bytes()[..span.start.min(text.len())]
+                    .iter()
+                    .filter(|&&byte| byte == b'\n')
+                    .count()
+            });
+            let what = error.message().lines().next().unwrap_or_default();
+            let message = format!(
+                "the configuration {} cannot be used: line {line}: {what}",
+                path.display()
+            );
+            Error::new(Kind::Invalid, message)
+        })?;
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        for (name, reach) in &mut config.repositories {
+            check(name, reach).map_err(|error| error.context(path.display()))?;
+            reach.anchor(directory);
+        }
+        anchor(&mut config.cache_directory, directory);
+        anchor(&mut config.state_directory, directory);
+        config.file = Some(path.to_owned());
+        Ok(config)
+    }
+}
+
+/// Paths in the file are relative to the file: it means the same from wherever it is used.
+fn anchor(path: &mut Option<PathBuf>, directory: &Path) {
+    if let Some(path) = path {
+        *path = directory.join(&path);
+    }
+}
+
+fn check(name: &str, reach: &Reach) -> Result<()> {
+    let refuse = |why: &str| {
+        let message = format!("the repository {name:?} {why}");
+        Err(Error::new(Kind::Invalid, message))
+    };
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', ':', '=', '\0']) {
+        return refuse("needs a name without '/', ':' and '=', not beginning with '.'");
+    }
+    if reach.url.is_empty() {
+        return refuse("has an empty url; say where it is");
+    }
+    let sources = [
+        reach.password_file.is_some(),
+        reach.password_command.is_some(),
+        reach.key_file.is_some(),
+    ];
+    if sources.into_iter().filter(|given| *given).count() > 1 {
+        return refuse("may have one of password-file, password-command and key-file, not several");
+    }
+    if reach.credentials_command.is_some() && reach.secret_key.is_some() {
+        return refuse("may have credentials-command or secret-key, not both");
+    }
+    Ok(())
+}
+
+impl Reach {
+    /// A repository that only a URL names.
+    pub fn of_url(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn anchor(&mut self, directory: &Path) {
+        for path in [
+            &mut self.password_file,
+            &mut self.key_file,
+            &mut self.cache_directory,
+        ] {
+            anchor(path, directory);
+        }
+        if !self.url.contains(':') {
+            self.url = directory.join(&self.url).to_string_lossy().into_owned();
+        }
+    }
+
+    /// What opening its store takes. Runs `credentials-command`.
+    pub fn store_options(&self, make_directory: bool) -> Result<StoreOptions> {
+        let mut cloud = CloudOptions {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            access_key: self.access_key.clone(),
+            secret_key: self.secret_key.clone(),
+            allow_http: self.allow_http,
+            storage_class: self.storage_class.clone(),
+            ..CloudOptions::default()
+        };
+        if let Some(command) = &self.credentials_command {
+            let credentials = program::credentials(command)?;
+            cloud.access_key = Some(credentials.access_key_id);
+            cloud.secret_key = Some(Secret::new(credentials.secret_access_key));
+            cloud.session_token = credentials.session_token.map(Secret::new);
+        }
+        Ok(StoreOptions {
+            make_directory,
+            cloud,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("/etc/keepfs.toml"))
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_read() {
+        let config = parse(
+            "[repository.primary]\nurl = \"keep/primary\"\npassword-file = \"primary.pass\"\npack-size = \"16 MiB\"\n\
+             [repository.offsite]\nurl = \"s3://bucket/keep\"\nendpoint = \"https://s3.example.org\"\n\
+             password-command = \"pass show offsite\"\npack-size = \"256 MiB\"\nstorage-class = \"STANDARD_IA\"\n",
+        )
+        .expect("parses");
+        let primary = &config.repositories["primary"];
+        assert_eq!(primary.url, "/etc/keep/primary");
+        assert_eq!(primary.password_file, Some("/etc/primary.pass".into()));
+        assert_eq!(primary.pack_size, Some(16 << 20));
+        let offsite = &config.repositories["offsite"];
+        assert_eq!(offsite.url, "s3://bucket/keep");
+        let options = offsite.store_options(false).expect("no command to run");
+        assert_eq!(options.cloud.storage_class.as_deref(), Some("STANDARD_IA"));
+    }
+
+    #[test]
+    fn what_it_should_not_say_is_refused_with_its_line() {
+        for (text, part) in [
+            ("[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n", "pasword-file"),
+            ("[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n", "line 3"),
+            ("[repositories.a]\nurl = \"/x\"\n", "repositories"),
+            ("[repository.a]\n", "url"),
+            ("[repository.a]\nurl = \"\"\n", "empty url"),
+            ("[repository.\"a/b\"]\nurl = \"/x\"\n", "without '/'"),
+            ("[repository.a]\nurl = \"/x\"\npack-size = \"big\"\n", "big"),
+            ("[repository.a]\nurl = \"/x\"\nkey-file = \"k\"\npassword-file = \"p\"\n", "not several"),
+            ("[repository.a\n", "line 1"),
+        ] {
+            let refused = parse(text).expect_err(text);
+            assert_eq!(refused.kind(), Kind::Invalid);
+            assert!(refused.message().contains(part), "{refused} has no {part:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_it_never_shows() {
+        let config = parse("[repository.a]\nurl = \"/x\"\nsecret-key = \"swordfish\"\n").expect("parses");
+        assert!(!format!("{config:?}").contains("swordfish"));
+        let refused = parse("[repository.a]\nsecret-key = \"swordfish\nurl = 5\n").expect_err("no end");
+        assert!(!refused.message().contains("swordfish"), "{refused}");
+    }
+}
