@@ -3,5 +3,6 @@
 mod backup;
 mod endpoints;
 mod engine;
+mod mount;
 mod servers;
 mod stores;
