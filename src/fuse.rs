@@ -6,11 +6,13 @@ mod workers;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::filesystem::{Answer, Answered, Attributes, Failure, FileSystem};
+use crate::filesystem::{
+    Answer, Answered, Attributes, Caller, Changes, Failure, FileSystem, Mode,
+};
 use crossbeam_channel::{Receiver, bounded, select};
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyWrite, TimeOrNow, WriteFlags, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
     SessionACL,
 };
@@ -19,7 +21,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use workers::Workers;
 
 /// Threads that receive calls: a second one lets two clients, or a large read and a small one, work at once.
@@ -187,7 +189,7 @@ fn errno(failure: &Failure) -> Errno {
 }
 
 /// A time as fuser takes it. What a tree says is not trusted to be a time at all.
-fn system_time(time: Time) -> std::time::SystemTime {
+fn system_time(time: Time) -> SystemTime {
     Time::new(time.seconds, time.nanoseconds.min(999_999_999)).into()
 }
 
@@ -207,6 +209,34 @@ fn file_type(mode: u32) -> FileType {
 fn kernel_device(device: u64) -> u32 {
     let (major, minor) = (libc::major(device), libc::minor(device));
     minor & 0xff | (major & 0xfff) << 8 | (minor & !0xff) << 12
+}
+
+/// The other way round.
+fn device_number(device: u32) -> u64 {
+    libc::makedev(device >> 8 & 0xfff, device & 0xff | device >> 12 & !0xff)
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+/// The time that the kernel sent. fuser takes a time before 1970 for so many seconds and nanoseconds before it; the
+/// kernel means nanoseconds after the (negative) second.
+fn time_of(time: TimeOrNow) -> Option<Time> {
+    let TimeOrNow::SpecificTime(time) = time else {
+        return None;
+    };
+    Some(match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => time.into(),
+        Err(before) => {
+            let before = before.duration();
+            Time::new(-(before.as_secs() as i64), before.subsec_nanos())
+        }
+    })
 }
 
 fn file_attr(attributes: &Attributes) -> FileAttr {
@@ -245,6 +275,20 @@ fn reply_entry(reply: ReplyEntry, answer: Answer<Answered>) {
         Ok(Answered::Missing { kept }) => {
             reply.entry(&kept, &dot_attr(0), Generation(0));
         }
+        Err(failure) => reply.error(errno(&failure)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, answer: Answer<Attributes>) {
+    match answer {
+        Ok(attributes) => reply.attr(&attributes.kept, &file_attr(&attributes)),
+        Err(failure) => reply.error(errno(&failure)),
+    }
+}
+
+fn reply_written(reply: ReplyWrite, answer: Answer<u32>) {
+    match answer {
+        Ok(bytes) => reply.written(bytes),
         Err(failure) => reply.error(errno(&failure)),
     }
 }
@@ -312,9 +356,8 @@ impl Filesystem for Shell {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.run("getattr", move |filesystem| match filesystem.stat(ino.0) {
-            Ok(attributes) => reply.attr(&attributes.kept, &file_attr(&attributes)),
-            Err(failure) => reply.error(errno(&failure)),
+        self.run("getattr", move |filesystem| {
+            reply_attr(reply, filesystem.stat(ino.0));
         });
     }
 
@@ -504,11 +547,255 @@ impl Filesystem for Shell {
         });
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply_empty(reply, Ok(()));
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        self.run("mkdir", move |filesystem| {
+            let mode = Mode { mode, umask };
+            let made = filesystem.make_directory(parent.0, &name, mode, caller);
+            reply_entry(reply, made);
+        });
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply_empty(reply, Ok(()));
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        self.run("mknod", move |filesystem| {
+            let mode = Mode { mode, umask };
+            let device = device_number(device);
+            let made = filesystem.make_node(parent.0, &name, mode, device, caller);
+            reply_entry(reply, made);
+        });
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.run("symlink", move |filesystem| {
+            let made = filesystem.make_symlink(parent.0, &name, &target, caller);
+            reply_entry(reply, made);
+        });
+    }
+
+    fn link(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let name = name.as_bytes().to_vec();
+        self.run("link", move |filesystem| {
+            reply_entry(reply, filesystem.link(ino.0, parent.0, &name));
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(request));
+        self.run("create", move |filesystem| {
+            let mode = Mode { mode, umask };
+            match filesystem.create(parent.0, &name, mode, flags, caller) {
+                Ok((attributes, handle)) => reply.created(
+                    &attributes.kept,
+                    &file_attr(&attributes),
+                    Generation(0),
+                    FileHandle(handle),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                ),
+                Err(failure) => reply.error(errno(&failure)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // Here, not on another thread: the bytes go into a file's page cache, and moving them would cost a copy.
+        let written = self
+            .now("write")
+            .write(handle.0, offset, data, caller(request));
+        reply_written(reply, written);
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        source: FileHandle,
+        source_offset: u64,
+        _: INodeNo,
+        target: FileHandle,
+        target_offset: u64,
+        length: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let caller = caller(request);
+        self.run("copy_file_range", move |filesystem| {
+            let (source, target) = ((source.0, source_offset), (target.0, target_offset));
+            reply_written(reply, filesystem.copy_range(source, target, length, caller));
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = Changes {
+            mode,
+            uid,
+            gid,
+            size,
+            mtime: mtime.map(time_of),
+        };
+        let caller = caller(request);
+        self.run("setattr", move |filesystem| {
+            reply_attr(reply, filesystem.set_attributes(ino.0, &changes, caller));
+        });
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let caller = caller(request);
+        self.run("setxattr", move |filesystem| {
+            let set = filesystem.set_xattr(ino.0, &name, &value, flags, caller);
+            reply_empty(reply, set);
+        });
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.run("removexattr", move |filesystem| {
+            reply_empty(reply, filesystem.remove_xattr(ino.0, &name));
+        });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.run("unlink", move |filesystem| {
+            reply_empty(reply, filesystem.unlink(parent.0, &name));
+        });
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.run("rmdir", move |filesystem| {
+            reply_empty(reply, filesystem.remove_directory(parent.0, &name));
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let caller = caller(request);
+        self.run("rename", move |filesystem| {
+            let renamed = filesystem.rename(
+                (parent.0, &name),
+                (new_parent.0, &new_name),
+                flags.bits(),
+                caller,
+            );
+            reply_empty(reply, renamed);
+        });
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        self.run("fsync", move |filesystem| {
+            reply_empty(reply, filesystem.sync(handle.0, caller));
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        self.run("fsyncdir", move |filesystem| {
+            reply_empty(reply, filesystem.sync_directory(ino.0, caller));
+        });
     }
 }

@@ -6,6 +6,7 @@ mod endpoints;
 mod engine;
 mod planted;
 mod restore;
+mod mount;
 mod servers;
 mod sites;
 mod stores;

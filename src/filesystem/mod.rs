@@ -12,6 +12,7 @@
 //! table of inodes; no lock is held while the store is asked, except a frame's own.
 
 mod attributes;
+mod changes;
 mod control;
 mod directory;
 mod errno;
@@ -27,6 +28,7 @@ mod statfs;
 mod xattrs;
 
 pub use attributes::Attributes;
+pub use changes::{Caller, Changes, Mode};
 pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;

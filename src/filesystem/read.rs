@@ -125,12 +125,10 @@ impl Reader {
             Err(Error::new(Kind::Damaged, message))
         })?;
         cursor.extents = Some((begin + extent.length, extents));
-        let chunk = extent
-            .chunk
-            .map(|id| {
-                Ok::<_, crate::error::Error>((id, self.point.trees().repository().locate(&id)?))
-            })
-            .transpose()?;
+        let chunk = match extent.chunk {
+            Some(id) => Some((id, self.point.trees().repository().locate(&id)?)),
+            None => None,
+        };
         if let Some((id, location)) = &chunk
             && u64::from(location.length) != extent.length
         {
