@@ -1,7 +1,11 @@
 //! The one integration test binary: two cores link it once.
 
 mod backup;
+mod copy;
 mod endpoints;
 mod engine;
+mod planted;
+mod restore;
 mod servers;
+mod sites;
 mod stores;

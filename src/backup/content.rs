@@ -5,7 +5,7 @@ use crate::chunk::Cutting;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::point::{Content, ContentWriter, Extent, File};
-use crate::repository::{GROUP_BYTES, Lane, Writer};
+use crate::repository::{GROUP_BYTES, Lane, PIECE_BYTES, Writer};
 use crate::source;
 use std::collections::VecDeque;
 use std::fs;
@@ -150,12 +150,17 @@ impl Contents {
             hasher: Some(blake3::Hasher::new()),
             hole_bytes: 0,
             read_bytes: 0,
+            run: Vec::new(),
+            cuts: Vec::new(),
             pending: VecDeque::new(),
             list: ContentWriter::default(),
         };
         for extent in source::extents(file).map_err(Failed::Reading)? {
             match extent.map_err(Failed::Reading)? {
-                source::Extent::Hole { len, .. } => stream.hole(len)?,
+                source::Extent::Hole { len, .. } => {
+                    stream.end_run()?;
+                    stream.hole(len)?;
+                }
                 source::Extent::Data { offset, len } => stream.data(file, offset, len, &cutting)?,
             }
         }
@@ -166,7 +171,7 @@ impl Contents {
 /// Blocks whose chunks are being stored, and holes, in the order of the file.
 enum Piece {
     Hole(u64),
-    Chunk(u64, super::workers::Ticket),
+    Chunks(Vec<usize>, super::workers::Ticket),
 }
 
 struct Stream<'a> {
@@ -175,6 +180,9 @@ struct Stream<'a> {
     hasher: Option<blake3::Hasher>,
     hole_bytes: u64,
     read_bytes: u64,
+    /// Chunks that are gathered into one frame, and their lengths.
+    run: Vec<u8>,
+    cuts: Vec<usize>,
     pending: VecDeque<Piece>,
     list: ContentWriter,
 }
@@ -252,13 +260,31 @@ impl Stream<'_> {
     fn chunk(&mut self, content: &[u8]) -> Result<()> {
         self.read_bytes += content.len() as u64;
         if is_zero(content) {
+            self.end_run()?;
             return self.hole(content.len() as u64);
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(content);
         }
-        let ticket = self.workers.store_chunk(&self.contents.writer, content);
-        self.push(Piece::Chunk(content.len() as u64, ticket))
+        if self.run.len() + content.len() > PIECE_BYTES {
+            self.end_run()?;
+        }
+        self.run.extend_from_slice(content);
+        self.cuts.push(content.len());
+        Ok(())
+    }
+
+    /// Hands over the chunks gathered so far: together they make one frame, or one of them is longer than that.
+    fn end_run(&mut self) -> Result<()> {
+        if self.cuts.is_empty() {
+            return Ok(());
+        }
+        let (run, cuts) = (
+            std::mem::take(&mut self.run),
+            std::mem::take(&mut self.cuts),
+        );
+        let ticket = self.workers.store_run(&self.contents.writer, run, &cuts);
+        self.push(Piece::Chunks(cuts, ticket))
     }
 
     fn push(&mut self, piece: Piece) -> Result<()> {
@@ -271,22 +297,31 @@ impl Stream<'_> {
 
     /// Puts the oldest pending piece into the list.
     fn settle(&mut self) -> Result<()> {
-        let extent = match self.pending.pop_front() {
-            None => return Ok(()),
-            Some(Piece::Hole(length)) => Extent {
-                length,
-                chunk: None,
-            },
-            Some(Piece::Chunk(length, ticket)) => Extent {
-                length,
-                chunk: Some(ticket.wait(self.workers)?),
-            },
-        };
-        self.list
-            .push(extent, &mut tree_sink(&self.contents.writer))
+        let mut sink = tree_sink(&self.contents.writer);
+        match self.pending.pop_front() {
+            None => Ok(()),
+            Some(Piece::Hole(length)) => {
+                let hole = Extent {
+                    length,
+                    chunk: None,
+                };
+                self.list.push(hole, &mut sink)
+            }
+            Some(Piece::Chunks(cuts, ticket)) => {
+                let ids = ticket.wait(self.workers)?;
+                cuts.iter().zip(ids).try_for_each(|(cut, id)| {
+                    let extent = Extent {
+                        length: *cut as u64,
+                        chunk: Some(id),
+                    };
+                    self.list.push(extent, &mut sink)
+                })
+            }
+        }
     }
 
     fn finish(mut self, block: u32) -> Result<(File, u64)> {
+        self.end_run()?;
         while !self.pending.is_empty() {
             self.settle()?;
         }

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
-use crate::repository::{Lane, Writer};
+use crate::repository::Writer;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ pub struct Workers {
     chunks: (Sender<Job>, Receiver<Job>),
 }
 
-/// A chunk that is being stored.
-pub struct Ticket(Receiver<Result<ChunkId>>);
+/// Chunks that are being stored.
+pub struct Ticket(Receiver<Result<Vec<ChunkId>>>);
 
 impl Ticket {
-    /// The chunk's id, once it is stored; works on other chunks while it waits.
-    pub fn wait(self, workers: &Workers) -> Result<ChunkId> {
+    /// The chunks' ids, once they are stored; works on other chunks while it waits.
+    pub fn wait(self, workers: &Workers) -> Result<Vec<ChunkId>> {
         loop {
             match self.0.try_recv() {
                 Ok(result) => return result,
@@ -78,15 +78,29 @@ impl Workers {
         }
     }
 
-    /// Hashes and stores a chunk of a large file, by another thread if one is free.
-    pub(super) fn store_chunk(&self, writer: &Arc<Writer>, content: &[u8]) -> Ticket {
+    /// Hashes and stores chunks of a large file that follow each other (their lengths in `cuts`), by another thread
+    /// if one is free.
+    pub(super) fn store_run(
+        &self,
+        writer: &Arc<Writer>,
+        content: Vec<u8>,
+        cuts: &[usize],
+    ) -> Ticket {
         let (sender, receiver) = bounded(1);
-        let content = content.to_vec();
-        let writer = writer.clone();
+        let (writer, cuts) = (writer.clone(), cuts.to_vec());
         let job: Job = Box::new(move |_| {
-            let id = ChunkId::of(&content);
+            let mut rest = content.as_slice();
+            let chunks: Vec<(ChunkId, &[u8])> = cuts
+                .iter()
+                .map(|cut| {
+                    let (chunk, after) = rest.split_at(*cut);
+                    rest = after;
+                    (ChunkId::of(chunk), chunk)
+                })
+                .collect();
+            let ids = chunks.iter().map(|(id, _)| *id).collect();
             // Nobody waits any more when the whole backup has failed elsewhere.
-            let _ = sender.send(writer.put(Lane::Alone, id, &content).map(|_| id));
+            let _ = sender.send(writer.put_run(&chunks).map(|()| ids));
         });
         if let Err(full) = self.chunks.0.try_send(job) {
             full.into_inner()(self);

@@ -1,1 +1,166 @@
-//! Being built.
+//! The mounted tree, without FUSE: names, inodes, reading, facts as attributes, and what each failure answers.
+//!
+//! ```text
+//! /                       the root: every repository, and .keepfs
+//!   primary/              a repository: its backups
+//!     web01/              a backup: its points, and `latest`
+//!       2026-11-20T…/     a complete point: its tree, read-only for good
+//! ```
+//!
+//! Every call names inodes and handles by number and answers a value or a [`Failure`], which has an errno. What the
+//! kernel was told of an inode counts as a lookup until it is forgotten. Lock order: a listing or a cursor, then the
+//! table of inodes; no lock is held while the store is asked, except a frame's own.
+
+mod attributes;
+mod control;
+mod directory;
+mod errno;
+mod handle;
+mod holes;
+mod inode;
+mod metrics;
+mod problems;
+mod read;
+mod readahead;
+mod repositories;
+mod statfs;
+mod xattrs;
+
+pub use attributes::Attributes;
+pub use directory::Listed;
+pub use errno::{Answer, Failure, Rule};
+pub use inode::ROOT;
+pub use metrics::Metrics;
+pub use read::Data;
+pub use statfs::Room;
+
+use crate::clock::{Clock, Time};
+use crate::point::Catalog;
+use directory::DirectoryHandle;
+use handle::Handles;
+use holes::HoleCounts;
+use inode::Table;
+use problems::Problems;
+use read::FileHandle;
+use readahead::{ReadAhead, SmallFiles};
+use repositories::MountedRepository;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How the tree is shown and read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Owner of the root and of the control tree.
+    pub uid: u32,
+    /// Group of the root and of the control tree.
+    pub gid: u32,
+    /// Bytes that are fetched ahead of a reader who reads in order.
+    pub read_ahead_bytes: u64,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    /// Owned by the calling user, 8 MiB of reading ahead.
+    fn default() -> Self {
+        Self {
+            // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
+            uid: unsafe { libc::geteuid() },
+            // SAFETY: as above.
+            gid: unsafe { libc::getegid() },
+            read_ahead_bytes: 8 << 20,
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, Debug)]
+pub enum Answered {
+    /// The name is there; its inode counts as looked up once more.
+    Found {
+        /// Attributes of the inode.
+        attributes: Attributes,
+        /// How long the name leads there.
+        kept: Duration,
+    },
+    /// There is no such name.
+    Missing {
+        /// How long that holds.
+        kept: Duration,
+    },
+}
+
+/// Every repository of a mount as one tree of files.
+pub struct FileSystem {
+    options: Options,
+    started: Time,
+    repositories: Vec<Arc<MountedRepository>>,
+    inodes: Table,
+    files: Handles<FileHandle>,
+    directories: Handles<DirectoryHandle>,
+    holes: HoleCounts,
+    read_ahead: ReadAhead,
+    small_files: SmallFiles,
+    problems: Problems,
+    /// Counters, for whoever speaks with the kernel.
+    pub metrics: Metrics,
+}
+
+impl std::fmt::Debug for FileSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.repositories).finish()
+    }
+}
+
+impl FileSystem {
+    /// The tree of these repositories, each with its name in the root.
+    pub fn new(repositories: Vec<(String, Arc<Catalog>)>, options: Options) -> Self {
+        let repositories = repositories
+            .into_iter()
+            .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
+            .collect();
+        Self {
+            started: options.clock.now(),
+            repositories,
+            inodes: Table::new(),
+            files: Handles::default(),
+            directories: Handles::default(),
+            holes: HoleCounts::default(),
+            read_ahead: ReadAhead::new(),
+            small_files: SmallFiles::default(),
+            problems: Problems::new(options.clock.clone()),
+            metrics: Metrics::default(),
+            options,
+        }
+    }
+
+    /// The attributes of an inode.
+    pub fn stat(&self, ino: u64) -> Answer<Attributes> {
+        let node = self.inodes.get(ino)?;
+        self.attributes(&node)
+            .ok_or_else(|| Rule::Stale.into())
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&self, ino: u64) -> Answer<Vec<u8>> {
+        let node = self.inodes.get(ino)?;
+        match &node.what {
+            inode::What::Latest(_, _, target) => Ok(target.clone()),
+            inode::What::Complete(_, entry) => match &entry.node {
+                crate::point::Node::Symlink(target) => Ok(target.clone()),
+                _ => Err(Failure::Engine(not_a_link())),
+            },
+            _ => Err(Failure::Engine(not_a_link())),
+        }
+    }
+
+    /// The kernel has forgotten this many of its lookups of an inode.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+}
+
+fn not_a_link() -> crate::error::Error {
+    crate::error::Error::new(crate::error::Kind::Invalid, "this is not a symbolic link")
+}

@@ -311,8 +311,7 @@ impl Catalog {
             removed: false,
         };
         // A backup that was renamed keeps its id; a new one of its old name takes the next id of that name.
-        for attempt in 0u64..64 {
-            let id = self.keyed_id(b"backup", &attempt.to_le_bytes(), name);
+        for id in self.backup_ids(name) {
             match self
                 .repository
                 .create_document(Name::Backup(id, 0), &record)
@@ -336,6 +335,16 @@ impl Catalog {
                 ),
             )
         })
+    }
+
+    /// The ids that backups of this name may have, in the order in which they are taken.
+    pub(crate) fn backup_ids(&self, name: &[u8]) -> impl Iterator<Item = ObjectId> {
+        (0u64..64).map(move |attempt| self.keyed_id(b"backup", &attempt.to_le_bytes(), name))
+    }
+
+    /// The id of the point of this name in a backup.
+    pub(crate) fn point_id(&self, backup: ObjectId, name: &[u8]) -> ObjectId {
+        self.keyed_id(b"point", &backup.0, name)
     }
 
     fn keyed_id(&self, what: &[u8], scope: &[u8], name: &[u8]) -> ObjectId {
@@ -365,7 +374,7 @@ impl Catalog {
         }
         self.refuse_condemned()?;
         let backup = self.ensure_backup(backup)?;
-        let id = self.keyed_id(b"point", &backup.id.0, &record.name);
+        let id = self.point_id(backup.id, &record.name);
         let (generation, sequence, previous) = self.next_place(&backup, id, &record.name)?;
         record.backup = backup.id;
         record.sequence = sequence;

@@ -107,6 +107,17 @@ impl Repository {
         Ok(frame)
     }
 
+    /// The frame if it is in memory; never waits.
+    pub fn cached_frame(&self, location: &Location, span: &FrameSpan) -> Option<Frame> {
+        let slot = {
+            let mut guard = self.frames.frames.lock();
+            let (slot, _) = guard.0.get(&(location.pack.id, span.number))?;
+            slot.clone()
+        };
+        let filled = slot.try_lock()?;
+        filled.clone()
+    }
+
     /// Reads these frames of one pack (ascending, gaps allowed) into the cache with as few requests as sense makes.
     /// Frames that are there already are not read again. Failures are left for the reader who needs the frame.
     pub fn prefetch(&self, location: &Location, spans: &[FrameSpan]) {

@@ -120,12 +120,20 @@ impl Index {
             };
             match segment {
                 Ok(segment) => present.push(segment),
-                Err(error) if error.kind() == Kind::Damaged => {
+                // Bits may flip in the head too, where version and key epoch stand in the clear.
+                Err(error)
+                    if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::WrongKey) =>
+                {
                     tracing::warn!("index segment {id} cannot be used: {error}");
                     problems.insert(id, error.to_string());
                 }
                 Err(error) if error.kind() == Kind::NotFound => {} // another host pruned it meanwhile
                 Err(error) => return Err(error),
+            }
+        }
+        for segment in &present {
+            for id in segment.replaced()? {
+                problems.remove(&id);
             }
         }
         self.replace(present)?;
@@ -203,8 +211,18 @@ impl Index {
 
     /// Publishes the facts of packs that are in the store already: a new segment there and here.
     pub(crate) fn publish(&self, access: &Access, packs: &[(PackKind, PackFacts)]) -> Result<()> {
+        self.publish_replacing(access, packs, &[])
+    }
+
+    /// As [`Self::publish`]; the new segment takes the place of others, which are ignored from then on.
+    pub(crate) fn publish_replacing(
+        &self,
+        access: &Access,
+        packs: &[(PackKind, PackFacts)],
+        replaced: &[ObjectId],
+    ) -> Result<()> {
         let mut file = CacheFile::new(&self.directory)?;
-        let body = segment::body_of(packs);
+        let body = segment::body_of(packs, replaced);
         file.write(&body)?;
         let id = ObjectId::random();
         let mut sealer = Sealer::new(&access.ring, owner(access, id))?;

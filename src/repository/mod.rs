@@ -250,6 +250,26 @@ impl Repository {
         }))
     }
 
+    /// The same repository as its store alone shows it: nothing that this host has cached is used. What is cached
+    /// anew goes to `directory`, which the caller removes.
+    pub fn afresh(&self, directory: &Path) -> Result<Arc<Self>> {
+        make_private(directory)?;
+        let access = Access {
+            store: self.access.store.clone(),
+            ring: self.access.ring.clone(),
+        };
+        let index = Index::new(directory.join("index"))?;
+        index.refresh(&access)?;
+        Ok(Arc::new(Self {
+            frames: FrameCache::new(self.local.frame_cache_bytes),
+            access,
+            header: self.header.clone(),
+            settings: self.settings.clone(),
+            index,
+            local: self.local.clone(),
+        }))
+    }
+
     /// The repository's id.
     pub fn id(&self) -> ObjectId {
         self.header.repository
@@ -347,10 +367,14 @@ impl Repository {
         self.index.problems()
     }
 
-    /// Publishes the index facts of packs whose directories were read again.
-    pub fn publish_packs(&self, packs: &[(PackKind, PackFacts)]) -> Result<()> {
+    /// Publishes the index facts of packs whose directories were read again, in place of segments that cannot be read.
+    pub fn publish_packs(
+        &self,
+        packs: &[(PackKind, PackFacts)],
+        replaced: &[ObjectId],
+    ) -> Result<()> {
         self.require_writable()?;
-        self.index.publish(&self.access, packs)
+        self.index.publish_replacing(&self.access, packs, replaced)
     }
 
     /// A document. `NotFound` when there is none of this name.

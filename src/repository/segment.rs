@@ -217,16 +217,17 @@ impl ChunkEntry {
     }
 }
 
-/// The body of a segment over these packs.
-pub(crate) fn body_of(packs: &[(PackKind, PackFacts)]) -> Vec<u8> {
+/// The body of a segment over these packs, which takes the place of other segments.
+pub(crate) fn body_of(packs: &[(PackKind, PackFacts)], replaced: &[ObjectId]) -> Vec<u8> {
     let counts = Counts {
         packs: packs.len() as u32,
-        replaced: 0,
+        replaced: replaced.len() as u32,
         frames: packs.iter().map(|(_, pack)| pack.frames.len() as u64).sum(),
         chunks: packs.iter().map(|(_, pack)| pack.chunks.len() as u64).sum(),
     };
     let mut body = Vec::with_capacity(counts.body_bytes());
     body.extend(counts.encode());
+    body.extend(replaced.iter().flat_map(|id| id.0));
     let mut first_frame = 0;
     for (kind, pack) in packs {
         let frames = pack.frames.len() as u32;
@@ -585,6 +586,15 @@ impl Segment {
 
     /// A frame of a pack by its number there.
     pub fn frame(&self, pack: &PackEntry, number: u32) -> Result<FrameSpan> {
+        if number >= pack.frames {
+            return Err(Error::new(
+                Kind::Damaged,
+                format!(
+                    "index segment {} names bytes beyond pack {}",
+                    self.id, pack.id
+                ),
+            ));
+        }
         let first = u64::from(pack.first_frame);
         let (stream_begin, object_begin) = match number {
             0 => (0, HEADER_BYTES as u32),

@@ -31,9 +31,10 @@ const TREE_FRAME_BYTES: usize = 512 << 10;
 const RAW_SHARE: usize = 64;
 /// Packs that are being made durable while the next one is written.
 const FINISHING_MAX: usize = 3;
-/// An index segment is published at the latest after so many packs or chunks: what a crash may make a rerun send again.
+/// An index segment is published at the latest after so many packs, chunks or bytes: what a crash may make a rerun send again.
 const UNPUBLISHED_PACKS_MAX: usize = 16;
 const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
+const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
 const SHARDS: usize = 16;
 
 /// How a chunk is framed.
@@ -79,8 +80,10 @@ pub struct Written {
     pub data_packs: AtomicU64,
     /// Frames that arrived compressed and moved as they were.
     pub frames_moved: AtomicU64,
-    /// Data frames compressed here.
+    /// Frames of data compressed here.
     pub frames_compressed: AtomicU64,
+    /// Frames of tree pages compressed here.
+    pub tree_frames_compressed: AtomicU64,
 }
 
 /// Chunks that become one frame.
@@ -200,6 +203,11 @@ impl Writer {
         Ok(!claimed.contains(id) && !self.in_index(id)? && claimed.insert(*id))
     }
 
+    /// Gives up a claim on a chunk that cannot be written after all.
+    pub fn release(&self, id: &ChunkId) {
+        self.shard(id).lock().remove(id);
+    }
+
     /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
     pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
         if !self.claim(&id)? {
@@ -219,6 +227,28 @@ impl Writer {
             Lane::Alone => self.put_alone(id, content),
             Lane::Group(key) => self.put_small(key, id, content),
             Lane::Tree => self.put_tree(id, content),
+        }
+    }
+
+    /// Stores chunks that follow each other in a file, those that are new together in one frame: blocks of an image
+    /// compress better with their neighbours. Together they must not be longer than [`PIECE_BYTES`] or one chunk.
+    pub fn put_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
+        let mut group = Group::default();
+        for (id, content) in chunks {
+            if self.claim(id)? {
+                group.plain.extend_from_slice(content);
+                group.chunks.push((*id, content.len() as u32));
+            }
+        }
+        self.written
+            .chunks
+            .fetch_add(group.chunks.len() as u64, Relaxed);
+        self.written
+            .plain_bytes
+            .fetch_add(group.plain.len() as u64, Relaxed);
+        match group.chunks.as_slice() {
+            &[(id, _)] => self.put_alone(id, &group.plain),
+            _ => self.write_group(PackKind::Data, group),
         }
     }
 
@@ -276,9 +306,11 @@ impl Writer {
         thread_local! {
             static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
         }
-        if kind == PackKind::Data {
-            self.written.frames_compressed.fetch_add(1, Relaxed);
-        }
+        let counter = match kind {
+            PackKind::Data => &self.written.frames_compressed,
+            PackKind::Tree => &self.written.tree_frames_compressed,
+        };
+        counter.fetch_add(1, Relaxed);
         let level = self.repository.settings().level;
         let compressed = COMPRESSOR.with_borrow_mut(|slot| {
             if slot.as_ref().is_none_or(|(at, _)| *at != level) {
@@ -391,7 +423,10 @@ impl Writer {
         oldest.map_or(Ok(()), join)?;
         self.publish_if(|packs| {
             let chunks: usize = packs.iter().map(|(_, pack)| pack.chunks.len()).sum();
-            packs.len() >= UNPUBLISHED_PACKS_MAX || chunks >= UNPUBLISHED_CHUNKS_MAX
+            let bytes: u64 = packs.iter().map(|(_, pack)| pack.object_bytes).sum();
+            packs.len() >= UNPUBLISHED_PACKS_MAX
+                || chunks >= UNPUBLISHED_CHUNKS_MAX
+                || bytes >= UNPUBLISHED_BYTES_MAX
         })
     }
 

@@ -1,0 +1,362 @@
+//! Reading files: offset to extent to chunk to frame, with the last extents of each open file at hand.
+
+use super::FileSystem;
+use super::errno::{Answer, Rule};
+use super::holes;
+use super::inode::{Node, What};
+use super::readahead::Streak;
+use super::repositories::CompletePoint;
+use crate::error::{Error, Kind, Result};
+use crate::id::ChunkId;
+use crate::point::{Extent, Extents, File};
+use crate::repository::{Frame, Location};
+use parking_lot::Mutex;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// An open file.
+pub(super) struct FileHandle {
+    pub(super) node: Arc<Node>,
+    pub(super) content: OpenContent,
+}
+
+pub(super) enum OpenContent {
+    /// A text that was made when the file was opened.
+    Text(String),
+    /// A file of a complete point.
+    Complete(Reader),
+}
+
+/// Reads one file of a complete point.
+pub(super) struct Reader {
+    pub(super) point: Arc<CompletePoint>,
+    pub(super) file: File,
+    cursor: Mutex<Cursor>,
+}
+
+/// Where the last read was.
+#[derive(Default)]
+struct Cursor {
+    /// The pieces of the last read.
+    recent: Vec<Piece>,
+    /// Goes on behind them.
+    extents: Option<(u64, Extents)>,
+    streak: Streak,
+}
+
+/// An extent with its place in the file and, unless it is a hole, in the repository.
+#[derive(Clone)]
+struct Piece {
+    begin: u64,
+    extent: Extent,
+    chunk: Option<(ChunkId, Location)>,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.begin + self.extent.length
+    }
+}
+
+/// What a read answers.
+pub enum Data {
+    /// A part of a frame in memory.
+    Frame(Frame, Range<usize>),
+    /// Bytes put together from several, or none.
+    Bytes(Vec<u8>),
+}
+
+impl Deref for Data {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Frame(frame, range) => &frame[range.clone()],
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// Whether a read may wait for the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    MemoryOnly,
+    Waits,
+}
+
+impl Reader {
+    pub(super) fn new(point: Arc<CompletePoint>, file: File) -> Self {
+        Self {
+            point,
+            file,
+            cursor: Mutex::default(),
+        }
+    }
+
+    /// The pieces that cover `range`, which lies in the file.
+    fn pieces(&self, range: &Range<u64>) -> Result<Vec<Piece>> {
+        let mut cursor = self.cursor.lock();
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let known = cursor
+                .recent
+                .iter()
+                .find(|piece| (piece.begin..piece.end()).contains(&at));
+            let piece = match known {
+                Some(piece) => piece.clone(),
+                None => self.next_piece(&mut cursor, at)?,
+            };
+            at = piece.end();
+            pieces.push(piece);
+        }
+        cursor.recent.clone_from(&pieces);
+        Ok(pieces)
+    }
+
+    /// The piece that holds byte `at`, by going on with the extents where that leads there.
+    fn next_piece(&self, cursor: &mut Cursor, at: u64) -> Result<Piece> {
+        let mut extents = match cursor.extents.take() {
+            Some((next, extents)) if next == at => extents,
+            _ => self.point.trees().extents_from(&self.file, at),
+        };
+        let (begin, extent) = extents.next().unwrap_or_else(|| {
+            let message = "a file's extents are shorter than the file";
+            Err(Error::new(Kind::Damaged, message))
+        })?;
+        cursor.extents = Some((begin + extent.length, extents));
+        let chunk = extent
+            .chunk
+            .map(|id| Ok((id, self.point.trees().repository().locate(&id)?)))
+            .transpose()?;
+        if let Some((id, location)) = &chunk
+            && u64::from(location.length) != extent.length
+        {
+            let message = format!("chunk {id} has another length than the file says");
+            return Err(Error::new(Kind::Damaged, message));
+        }
+        Ok(Piece {
+            begin,
+            extent,
+            chunk,
+        })
+    }
+
+    /// The bytes of `range`, which lies in the file; none when that would have to wait and must not.
+    fn read(&self, range: &Range<u64>, patience: Patience) -> Result<Option<Data>> {
+        let pieces = self.pieces(range)?;
+        if let [piece] = pieces.as_slice()
+            && let Some((id, location)) = &piece.chunk
+        {
+            let within = within(piece, range);
+            let span = location.frame_at(within.start)?;
+            if location.offset + within.end <= span.stream_end {
+                let Some(frame) = self.frame(location, within.start, patience)? else {
+                    return Ok(None);
+                };
+                let start = (location.offset + within.start - span.stream_begin) as usize;
+                let bytes = start..start + within.len();
+                check_whole(id, location, &within, &frame[bytes.clone()])?;
+                return Ok(Some(Data::Frame(frame, bytes)));
+            }
+        }
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        for piece in &pieces {
+            let within = within(piece, range);
+            let begin = bytes.len();
+            match &piece.chunk {
+                None => bytes.resize(begin + hole_bytes(piece, range), 0),
+                Some((id, location)) => {
+                    if !self.append(location, &within, patience, &mut bytes)? {
+                        return Ok(None);
+                    }
+                    check_whole(id, location, &within, &bytes[begin..])?;
+                }
+            }
+        }
+        Ok(Some(Data::Bytes(bytes)))
+    }
+
+    /// Appends a part of a chunk; false when it is not in memory and must be.
+    fn append(
+        &self,
+        location: &Location,
+        within: &Range<u32>,
+        patience: Patience,
+        bytes: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let mut at = within.start;
+        while at < within.end {
+            let span = location.frame_at(at)?;
+            let Some(frame) = self.frame(location, at, patience)? else {
+                return Ok(false);
+            };
+            let upto = within.end.min(span.stream_end - location.offset);
+            let place = |at: u32| (location.offset + at - span.stream_begin) as usize;
+            bytes.extend_from_slice(&frame[place(at)..place(upto)]);
+            at = upto;
+        }
+        Ok(true)
+    }
+
+    fn frame(&self, location: &Location, at: u32, patience: Patience) -> Result<Option<Frame>> {
+        let repository = self.point.trees().repository();
+        let span = location.frame_at(at)?;
+        match patience {
+            Patience::MemoryOnly => Ok(repository.cached_frame(location, &span)),
+            Patience::Waits => repository.frame(location, &span).map(Some),
+        }
+    }
+
+    /// The bytes of the file in this part of it.
+    fn clamp(&self, offset: u64, size: u32) -> Range<u64> {
+        let end = offset.saturating_add(size.into()).min(self.file.size);
+        offset.min(end)..end
+    }
+}
+
+/// The part of a piece's chunk that `range` of the file asks for. Chunks are far shorter than 4 GiB.
+fn within(piece: &Piece, range: &Range<u64>) -> Range<u32> {
+    let begin = range.start.max(piece.begin) - piece.begin;
+    let end = range.end.min(piece.end()) - piece.begin;
+    begin as u32..end as u32
+}
+
+fn hole_bytes(piece: &Piece, range: &Range<u64>) -> usize {
+    (range.end.min(piece.end()) - range.start.max(piece.begin)) as usize
+}
+
+/// What was read whole is checked against its id: a frame's authentication says that it is what was written, the
+/// id that it is what was meant.
+fn check_whole(id: &ChunkId, location: &Location, within: &Range<u32>, bytes: &[u8]) -> Result<()> {
+    if *within != (0..location.length) || ChunkId::of(bytes) == *id {
+        return Ok(());
+    }
+    let message = format!(
+        "chunk {id} in pack {} has other content than its id says",
+        location.pack.id
+    );
+    Err(Error::new(Kind::Damaged, message))
+}
+
+/// The refusal of a change to what is complete or made up.
+pub(super) fn read_only(node: &Node) -> Error {
+    let sentence = match &node.what {
+        What::Complete(..) => {
+            "this is in a complete restore point, which never changes; copy it out, or make a new point"
+        }
+        _ => "this is made up by keepfs and cannot be written",
+    };
+    Error::new(Kind::ReadOnly, sentence)
+}
+
+impl FileSystem {
+    /// Opens a file with the flags of open(2). What cannot change is opened for reading only.
+    pub fn open(&self, ino: u64, flags: i32) -> Answer<u64> {
+        let node = self.inodes.get(ino)?;
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+            return Err(self.noted(&node, read_only(&node).into()));
+        }
+        let content = match &node.what {
+            What::ControlFile(file) => OpenContent::Text(self.control_text(*file)),
+            What::Complete(point, entry) => match entry.file() {
+                Some(file) => OpenContent::Complete(Reader::new(point.clone(), file.clone())),
+                None => return Err(Rule::IsADirectory.into()),
+            },
+            _ => return Err(Rule::IsADirectory.into()),
+        };
+        Ok(self.files.insert(FileHandle { node, content }))
+    }
+
+    /// Closes an open file.
+    pub fn close(&self, handle: u64) {
+        self.files.remove(handle);
+    }
+
+    /// Whether what is read of this inode may stay in the kernel's cache, from one opening to the next.
+    pub fn is_final(&self, ino: u64) -> bool {
+        self.listing_is_final(ino)
+    }
+
+    /// Up to `size` bytes from `offset`, if they are in memory.
+    pub fn read_cached(&self, handle: u64, offset: u64, size: u32) -> Answer<Option<Data>> {
+        self.read_with(handle, offset, size, Patience::MemoryOnly)
+    }
+
+    /// Up to `size` bytes from `offset`: fewer only at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Answer<Data> {
+        let data = self.read_with(handle, offset, size, Patience::Waits)?;
+        Ok(data.unwrap_or(Data::Bytes(Vec::new())))
+    }
+
+    fn read_with(
+        &self,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        patience: Patience,
+    ) -> Answer<Option<Data>> {
+        let handle = self.files.get(handle)?;
+        match &handle.content {
+            OpenContent::Text(text) => {
+                let rest = text.as_bytes().get(offset as usize..).unwrap_or_default();
+                let bytes = rest[..rest.len().min(size as usize)].to_vec();
+                Ok(Some(Data::Bytes(bytes)))
+            }
+            OpenContent::Complete(reader) => {
+                let range = reader.clamp(offset, size);
+                if range.is_empty() {
+                    return Ok(Some(Data::Bytes(Vec::new())));
+                }
+                let data = reader
+                    .read(&range, patience)
+                    .map_err(|error| self.noted(&handle.node, error.into()))?;
+                match (data.is_some(), patience) {
+                    (false, _) => self.look_ahead_among_small(reader),
+                    (true, _) => self.look_ahead(reader, &range),
+                }
+                Ok(data)
+            }
+        }
+    }
+
+    /// After a miss on a file that shares its frame with others.
+    fn look_ahead_among_small(&self, reader: &Reader) {
+        let piece = reader.cursor.lock().recent.first().cloned();
+        let Some((_, location)) = piece.and_then(|piece| piece.chunk) else {
+            return;
+        };
+        let Ok(frame) = location.frame_at(0) else {
+            return;
+        };
+        if frame.plain_bytes() <= location.length {
+            return;
+        }
+        let frames = self.small_files.missed(&location, &frame);
+        if !frames.is_empty() {
+            self.read_ahead
+                .fetch_frames(&reader.point, location, frames);
+        }
+    }
+
+    fn look_ahead(&self, reader: &Reader, range: &Range<u64>) {
+        let ahead = reader.cursor.lock().streak.next(
+            range,
+            reader.file.size,
+            self.options.read_ahead_bytes,
+        );
+        if let Some(ahead) = ahead {
+            self.read_ahead.fetch(&reader.point, &reader.file, ahead);
+        }
+    }
+
+    /// The next data (or else hole) at or after `offset` in an open file.
+    pub fn seek(&self, handle: u64, offset: u64, data: bool) -> Answer<u64> {
+        let handle = self.files.get(handle)?;
+        let OpenContent::Complete(reader) = &handle.content else {
+            return Err(Rule::NotSupported.into());
+        };
+        holes::seek(&reader.point, &reader.file, offset, data)
+            .map_err(|failure| self.noted(&handle.node, failure))
+    }
+}

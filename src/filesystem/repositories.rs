@@ -1,0 +1,113 @@
+//! The repositories of a mount and the points in them.
+
+use crate::error::Result;
+use crate::id::ObjectId;
+use crate::point::{Backup, Catalog, Contents, Point, Trees};
+use crate::store::Space;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A repository of this host's disks is looked at anew after so long: a listing costs microseconds.
+const FRESH_LOCAL: Duration = Duration::from_secs(1);
+/// A repository in a cloud: a listing is a paid request.
+const FRESH_CLOUD: Duration = Duration::from_secs(5);
+/// How long an answer about free space is passed on.
+const SPACE_KEPT: Duration = Duration::from_secs(5);
+
+/// A repository with its name in the mount.
+#[derive(Debug)]
+pub(super) struct MountedRepository {
+    pub(super) name: String,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) trees: Arc<Trees>,
+    fresh: Duration,
+    space: Mutex<Option<(Instant, Option<Space>)>>,
+}
+
+impl MountedRepository {
+    pub(super) fn new(name: String, catalog: Arc<Catalog>) -> Self {
+        let repository = catalog.repository().clone();
+        let fresh = if repository.location().contains("://") {
+            FRESH_CLOUD
+        } else {
+            FRESH_LOCAL
+        };
+        Self {
+            name,
+            trees: Arc::new(Trees::new(repository)),
+            catalog,
+            fresh,
+            space: Mutex::default(),
+        }
+    }
+
+    /// What is there, as new as a user expects. When the store cannot be asked, what was there last.
+    pub(super) fn contents(&self) -> Arc<Contents> {
+        self.catalog
+            .contents_within(self.fresh)
+            .unwrap_or_else(|error| {
+                tracing::warn!("{}: {error}", self.name);
+                self.catalog.contents()
+            })
+    }
+
+    /// A backup by its id.
+    pub(super) fn backup(&self, id: ObjectId) -> Option<Arc<Backup>> {
+        let contents = self.contents();
+        let found = contents.backups.values().find(|backup| backup.id == id);
+        found.cloned()
+    }
+
+    /// The name of a backup, for messages.
+    pub(super) fn backup_name(&self, id: ObjectId) -> String {
+        let contents = self.catalog.contents();
+        let found = contents.backups.values().find(|backup| backup.id == id);
+        found.map_or_else(
+            || id.to_string(),
+            |backup| String::from_utf8_lossy(backup.name()).into_owned(),
+        )
+    }
+
+    /// Room in its store, asked for at most every few seconds.
+    #[allow(clippy::disallowed_methods)] // a monotonic age of a cache, not a time that is stored
+    pub(super) fn space(&self) -> Result<Option<Space>> {
+        if let Some((at, space)) = *self.space.lock()
+            && at.elapsed() < SPACE_KEPT
+        {
+            return Ok(space);
+        }
+        let space = self.catalog.repository().store().space()?;
+        *self.space.lock() = Some((Instant::now(), space));
+        Ok(space)
+    }
+}
+
+/// A complete point of a mounted repository.
+#[derive(Debug)]
+pub(super) struct CompletePoint {
+    pub(super) repository: Arc<MountedRepository>,
+    pub(super) point: Arc<Point>,
+}
+
+impl CompletePoint {
+    /// What tells this point from every other, of any repository.
+    pub(super) fn identity(&self) -> [u8; 40] {
+        let mut identity = [0; 40];
+        identity[..16].copy_from_slice(&self.repository.catalog.repository().id().0);
+        identity[16..32].copy_from_slice(&self.point.id.0);
+        identity[32..].copy_from_slice(&self.point.generation.to_le_bytes());
+        identity
+    }
+
+    /// Whether this is the same point of the same mounted repository.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.repository, &other.repository)
+            && (self.point.id, self.point.generation) == (other.point.id, other.point.generation)
+    }
+
+    /// The trees it is read through.
+    pub(super) fn trees(&self) -> &Arc<Trees> {
+        &self.repository.trees
+    }
+}

@@ -1,0 +1,272 @@
+//! Owners, modes, extended attributes and times. Order matters: a change of owner clears set-id bits and
+//! capabilities, and everything but the time itself moves a time.
+
+use super::directory::path_of_handle;
+use super::{Place, Shared};
+use crate::error::{Error, Result};
+use crate::point::{Attributes, Entry, Node, Owner};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// Numbers of owners on this host, each name asked for once.
+pub(super) struct Owners {
+    numeric: bool,
+    users: Mutex<HashMap<Vec<u8>, Option<u32>>>,
+    groups: Mutex<HashMap<Vec<u8>, Option<u32>>>,
+}
+
+impl Owners {
+    pub(super) fn new(numeric: bool) -> Self {
+        Self {
+            numeric,
+            users: Mutex::default(),
+            groups: Mutex::default(),
+        }
+    }
+
+    fn numbers(&self, owner: &Owner) -> (u32, u32) {
+        if self.numeric {
+            return (owner.uid, owner.gid);
+        }
+        let user = known(&self.users, &owner.user, user_number);
+        let group = known(&self.groups, &owner.group, group_number);
+        (user.unwrap_or(owner.uid), group.unwrap_or(owner.gid))
+    }
+}
+
+fn known(
+    names: &Mutex<HashMap<Vec<u8>, Option<u32>>>,
+    name: &[u8],
+    ask: fn(&CStr) -> Option<u32>,
+) -> Option<u32> {
+    let asked = CString::new(name).ok().filter(|name| !name.is_empty())?;
+    *names
+        .lock()
+        .entry(name.to_vec())
+        .or_insert_with(|| ask(&asked))
+}
+
+/// Room for one line of the user or group database; longer ones count as unknown.
+const LINE_BYTES: usize = 64 << 10;
+
+fn user_number(name: &CStr) -> Option<u32> {
+    let mut buffer = vec![0; LINE_BYTES];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: zero is a valid passwd record to be filled in.
+    let mut record: libc::passwd = unsafe { std::mem::zeroed() };
+    // SAFETY: all pointers are valid for the call and the buffer has the length given.
+    unsafe {
+        libc::getpwnam_r(
+            name.as_ptr(),
+            &mut record,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &mut found,
+        )
+    };
+    (!found.is_null()).then_some(record.pw_uid)
+}
+
+fn group_number(name: &CStr) -> Option<u32> {
+    let mut buffer = vec![0; LINE_BYTES];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: zero is a valid group record to be filled in.
+    let mut record: libc::group = unsafe { std::mem::zeroed() };
+    // SAFETY: all pointers are valid for the call and the buffer has the length given.
+    unsafe {
+        libc::getgrnam_r(
+            name.as_ptr(),
+            &mut record,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &mut found,
+        )
+    };
+    (!found.is_null()).then_some(record.gr_gid)
+}
+
+/// What is given its attributes: an open file or directory, or a name in an open directory.
+enum Target<'a> {
+    Open(&'a OwnedFd),
+    Named(&'a OwnedFd, &'a CStr),
+}
+
+impl Target<'_> {
+    fn place(&self) -> (libc::c_int, &CStr, libc::c_int) {
+        match self {
+            Self::Open(handle) => (handle.as_raw_fd(), c"", libc::AT_EMPTY_PATH),
+            Self::Named(handle, name) => (handle.as_raw_fd(), name, libc::AT_SYMLINK_NOFOLLOW),
+        }
+    }
+
+    fn change_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
+        let (handle, name, flags) = self.place();
+        // SAFETY: the descriptor is open and the name ends in a zero.
+        done(unsafe { libc::fchownat(handle, name.as_ptr(), uid, gid, flags) })
+    }
+
+    fn change_mode(&self, mode: u32) -> io::Result<()> {
+        // SAFETY: the descriptor is open and the name, a temporary one that is no symlink, ends in a zero.
+        done(unsafe {
+            match self {
+                Self::Open(handle) => libc::fchmod(handle.as_raw_fd(), mode),
+                Self::Named(handle, name) => {
+                    libc::fchmodat(handle.as_raw_fd(), name.as_ptr(), mode, 0)
+                }
+            }
+        })
+    }
+
+    fn change_time(&self, attributes: &Attributes) -> io::Result<()> {
+        let unchanged = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: libc::UTIME_OMIT,
+        };
+        let modified = libc::timespec {
+            tv_sec: attributes.mtime.seconds,
+            tv_nsec: attributes.mtime.nanoseconds.min(999_999_999).into(),
+        };
+        let times = [unchanged, modified];
+        // SAFETY: the descriptor is open, the name ends in a zero and there are two times.
+        done(unsafe {
+            match self {
+                Self::Open(handle) => libc::futimens(handle.as_raw_fd(), times.as_ptr()),
+                Self::Named(handle, name) => libc::utimensat(
+                    handle.as_raw_fd(),
+                    name.as_ptr(),
+                    times.as_ptr(),
+                    libc::AT_SYMLINK_NOFOLLOW,
+                ),
+            }
+        })
+    }
+
+    fn set_xattr(&self, name: &CStr, value: &[u8]) -> io::Result<()> {
+        // SAFETY: the descriptor is open, all strings end in a zero, and the value has the length given.
+        done(unsafe {
+            match self {
+                Self::Open(handle) => libc::fsetxattr(
+                    handle.as_raw_fd(),
+                    name.as_ptr(),
+                    value.as_ptr().cast(),
+                    value.len(),
+                    0,
+                ),
+                Self::Named(handle, file) => {
+                    let path = path_of_handle(handle, Some(file)).map_err(io::Error::other)?;
+                    libc::lsetxattr(
+                        path.as_ptr(),
+                        name.as_ptr(),
+                        value.as_ptr().cast(),
+                        value.len(),
+                        0,
+                    )
+                }
+            }
+        })
+    }
+}
+
+fn done(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets this user work in a directory that was there before; its own mode comes at the end.
+pub(super) fn make_ours(directory: &OwnedFd) {
+    // SAFETY: geteuid cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        // SAFETY: the descriptor is open. If it fails, the first name that cannot be made says so.
+        unsafe { libc::fchmod(directory.as_raw_fd(), 0o700) };
+    }
+}
+
+/// Gives an open, written file its attributes.
+pub(super) fn of_file(shared: &Shared, place: &Place, file: &OwnedFd) -> Result<()> {
+    apply(shared, &place.path, &Target::Open(file), &place.entry)
+}
+
+/// Gives a symlink, device, fifo or socket its attributes.
+pub(super) fn of_name(shared: &Shared, place: &Place, name: &CStr) -> Result<()> {
+    apply(
+        shared,
+        &place.path,
+        &Target::Named(&place.directory.handle, name),
+        &place.entry,
+    )
+}
+
+/// Gives a directory its attributes.
+pub(super) fn of_directory(
+    shared: &Shared,
+    path: &[u8],
+    directory: &OwnedFd,
+    entry: &Entry,
+) -> Result<()> {
+    apply(shared, path, &Target::Open(directory), entry)
+}
+
+fn apply(shared: &Shared, path: &[u8], target: &Target, entry: &Entry) -> Result<()> {
+    let attributes = &entry.attributes;
+    let mut mode = attributes.mode & 0o7777;
+    let (uid, gid) = shared.owners.numbers(&attributes.owner);
+    if let Err(error) = target.change_owner(uid, gid) {
+        let error = Error::io(
+            format_args!("giving it to owner {uid} and group {gid}"),
+            error,
+        );
+        shared.warning(path, &error);
+        // A set-id bit would lend the rights of another user than the one who had set it. The group may still be allowed.
+        mode &= !libc::S_ISUID;
+        if target.change_owner(u32::MAX, gid).is_err() {
+            mode &= !libc::S_ISGID;
+        }
+    }
+    inherit_no_acl(target, entry);
+    for (name, value) in &attributes.xattrs {
+        let cannot = |error| {
+            Error::io(
+                format_args!("setting {}", String::from_utf8_lossy(name)),
+                error,
+            )
+        };
+        let set = CString::new(name.as_slice())
+            .map_err(io::Error::other)
+            .and_then(|name| target.set_xattr(&name, value));
+        if let Err(error) = set {
+            shared.warning(path, &cannot(error));
+        }
+    }
+    if !matches!(entry.node, Node::Symlink(_)) {
+        target
+            .change_mode(mode)
+            .map_err(|error| Error::io("setting its mode", error))?;
+    }
+    target
+        .change_time(attributes)
+        .map_err(|error| Error::io("setting its time", error))
+}
+
+/// An ACL that the target's directory bequeathed, or that an older file had, is not one of this entry.
+fn inherit_no_acl(target: &Target, entry: &Entry) {
+    let Target::Open(handle) = target else { return };
+    for acl in [ACCESS_ACL, DEFAULT_ACL] {
+        let has = entry
+            .attributes
+            .xattrs
+            .iter()
+            .any(|(name, _)| name == acl.to_bytes());
+        if !has && (acl == ACCESS_ACL || entry.tree().is_some()) {
+            // SAFETY: the descriptor is open and the name ends in a zero. Mostly there is none, or no ACLs at all.
+            unsafe { libc::fremovexattr(handle.as_raw_fd(), acl.as_ptr()) };
+        }
+    }
+}
