@@ -184,7 +184,7 @@ fn index() {
             })
             .collect();
         repository
-            .publish_packs(&packs)
+            .publish_packs(&packs, &[])
             .expect("a memory store takes all");
     }
     let began = Instant::now();
@@ -254,7 +254,7 @@ fn trees() {
             node: Node::File(file),
         })
     };
-    let mut build = |changed: Option<u32>| {
+    let build = |changed: Option<u32>| {
         let writer = Writer::new(repository.clone(), None).expect("writable");
         let mut sink = |id: ChunkId, bytes: &[u8]| writer.put(Lane::Tree, id, bytes).map(|_| ());
         let mut directory = DirectoryWriter::default();

@@ -120,12 +120,7 @@ fn start(
         ];
         Session::new(shell, directory, &config)
     };
-    session.map_err(|error| {
-        Error::io(
-            format_args!("mounting on {}", directory.display()),
-            error,
-        )
-    })
+    session.map_err(|error| Error::io(format_args!("mounting on {}", directory.display()), error))
 }
 
 impl Mounted {
@@ -137,9 +132,8 @@ impl Mounted {
     /// Returns when somebody unmounts it, or after SIGTERM or SIGINT, which unmount it.
     pub fn wait(self) -> Result<()> {
         let what = "waiting for signals";
-        let mut signals =
-            signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
-                .map_err(|error| Error::io(what, error))?;
+        let mut signals = signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
+            .map_err(|error| Error::io(what, error))?;
         let handle = signals.handle();
         let (send, signalled) = bounded(1);
         let listener = std::thread::spawn(move || {
@@ -176,10 +170,7 @@ impl Mounted {
             // What the kernel says to a reader of an aborted connection.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             end => end.map_err(|error| {
-                Error::io(
-                    format_args!("serving {}", self.directory.display()),
-                    error,
-                )
+                Error::io(format_args!("serving {}", self.directory.display()), error)
             }),
         }
     }

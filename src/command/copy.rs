@@ -96,11 +96,7 @@ fn selected(catalog: &Catalog, place: &Place) -> Result<Vec<(Vec<u8>, Arc<Point>
     if let Some(backup) = &place.backup
         && !contents.backups.contains_key(backup)
     {
-        let message = format!(
-            "{} has no backup {}",
-            place.repository.name,
-            text(backup)
-        );
+        let message = format!("{} has no backup {}", place.repository.name, text(backup));
         return Err(Error::new(Kind::NotFound, message));
     }
     let backups = contents.backups.values().filter(|backup| {

@@ -38,11 +38,7 @@ pub struct InitReport {
 }
 
 /// Makes a repository at `place`. Fails with `AlreadyExists` when there is one.
-pub fn init(
-    host: &Host,
-    place: &RepositoryPlace,
-    arguments: &InitArguments,
-) -> Result<InitReport> {
+pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> Result<InitReport> {
     let reach = &place.reach;
     let chosen = Settings::default();
     let settings = Settings {

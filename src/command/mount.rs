@@ -37,7 +37,10 @@ pub fn plan_mount(host: &Host, mut arguments: MountArguments) -> Result<MountPla
         arguments.repositories = all.map(|place| (place.name.clone(), place)).collect();
     }
     for (name, _) in &arguments.repositories {
-        let twice = arguments.repositories.iter().filter(|(other, _)| other == name);
+        let twice = arguments
+            .repositories
+            .iter()
+            .filter(|(other, _)| other == name);
         if name.is_empty() || name.starts_with('.') || name.contains('/') || twice.count() > 1 {
             let message = format!(
                 "{name:?} cannot be a repository's directory; give each a NAME of its own without '/', as NAME=URL"
@@ -65,11 +68,7 @@ pub fn plan_mount(host: &Host, mut arguments: MountArguments) -> Result<MountPla
 }
 
 /// Mounts, calls `ready` when the mount answers, and returns when it was unmounted.
-pub fn mount(
-    host: &Host,
-    plan: MountPlan,
-    ready: &mut dyn FnMut() -> Result<()>,
-) -> Result<()> {
+pub fn mount(host: &Host, plan: MountPlan, ready: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let mut open = Vec::new();
     for (name, place, keys) in &plan.repositories {
         let store = store::open(&place.reach.url, &place.reach.store_options(false)?)?;
@@ -116,9 +115,7 @@ fn unmount_as_user(directory: &Path, lazy: bool) -> Result<()> {
         .arg("--")
         .arg(directory)
         .output()
-        .map_err(|error| {
-            Error::io("cannot run fusermount3 (install the package fuse3)", error)
-        })?;
+        .map_err(|error| Error::io("cannot run fusermount3 (install the package fuse3)", error))?;
     if output.status.success() {
         return Ok(());
     }

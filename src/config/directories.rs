@@ -29,11 +29,7 @@ impl Directories {
         };
         Self {
             cache: place("XDG_CACHE_HOME", "/var/cache/keepfs", ".cache/keepfs"),
-            state: place(
-                "XDG_STATE_HOME",
-                "/var/lib/keepfs",
-                ".local/state/keepfs",
-            ),
+            state: place("XDG_STATE_HOME", "/var/lib/keepfs", ".local/state/keepfs"),
         }
     }
 }

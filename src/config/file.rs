@@ -233,27 +233,41 @@ mod tests {
     #[test]
     fn what_it_should_not_say_is_refused_with_its_line() {
         for (text, part) in [
-            ("[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n", "pasword-file"),
-            ("[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n", "line 3"),
+            (
+                "[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n",
+                "pasword-file",
+            ),
+            (
+                "[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n",
+                "line 3",
+            ),
             ("[repositories.a]\nurl = \"/x\"\n", "repositories"),
             ("[repository.a]\n", "url"),
             ("[repository.a]\nurl = \"\"\n", "empty url"),
             ("[repository.\"a/b\"]\nurl = \"/x\"\n", "without '/'"),
             ("[repository.a]\nurl = \"/x\"\npack-size = \"big\"\n", "big"),
-            ("[repository.a]\nurl = \"/x\"\nkey-file = \"k\"\npassword-file = \"p\"\n", "not several"),
+            (
+                "[repository.a]\nurl = \"/x\"\nkey-file = \"k\"\npassword-file = \"p\"\n",
+                "not several",
+            ),
             ("[repository.a\n", "line 1"),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);
-            assert!(refused.message().contains(part), "{refused} has no {part:?}");
+            assert!(
+                refused.message().contains(part),
+                "{refused} has no {part:?}"
+            );
         }
     }
 
     #[test]
     fn a_secret_in_it_never_shows() {
-        let config = parse("[repository.a]\nurl = \"/x\"\nsecret-key = \"swordfish\"\n").expect("parses");
+        let config =
+            parse("[repository.a]\nurl = \"/x\"\nsecret-key = \"swordfish\"\n").expect("parses");
         assert!(!format!("{config:?}").contains("swordfish"));
-        let refused = parse("[repository.a]\nsecret-key = \"swordfish\nurl = 5\n").expect_err("no end");
+        let refused =
+            parse("[repository.a]\nsecret-key = \"swordfish\nurl = 5\n").expect_err("no end");
         assert!(!refused.message().contains("swordfish"), "{refused}");
     }
 }

@@ -66,7 +66,8 @@ impl Keys {
             found.extend(of_environment(name)?);
         }
         if found.is_empty() {
-            let password = (self.ask)(&format!("password for {name}: "))?.ok_or_else(no_key(name))?;
+            let password =
+                (self.ask)(&format!("password for {name}: "))?.ok_or_else(no_key(name))?;
             found.push(Credential::password(password.as_bytes())?);
         }
         Ok(found)
@@ -183,8 +184,7 @@ fn variable(name: &str) -> Option<Zeroizing<Vec<u8>>> {
 /// A file's content without the line end that editors and `echo` add. Everything else belongs to the password.
 fn password_in(path: &Path) -> Result<Credential> {
     let content = secret_in(path, "password file")?;
-    Credential::password(without_line_end(&content))
-        .map_err(|error| error.context(path.display()))
+    Credential::password(without_line_end(&content)).map_err(|error| error.context(path.display()))
 }
 
 fn key_in(path: &Path) -> Result<Credential> {
@@ -198,7 +198,12 @@ fn without_line_end(content: &[u8]) -> &[u8] {
 }
 
 fn secret_in(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let failed = |error| Error::io(format_args!("cannot read the {what} {}", path.display()), error);
+    let failed = |error| {
+        Error::io(
+            format_args!("cannot read the {what} {}", path.display()),
+            error,
+        )
+    };
     let mut content = Zeroizing::new(Vec::new());
     File::open(path)
         .map_err(failed)?
@@ -206,7 +211,10 @@ fn secret_in(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>> {
         .read_to_end(&mut content)
         .map_err(failed)?;
     if content.len() as u64 > SECRET_BYTES_MAX {
-        let message = format!("{} is too long to be a {what}; name another", path.display());
+        let message = format!(
+            "{} is too long to be a {what}; name another",
+            path.display()
+        );
         return Err(Error::new(Kind::Invalid, message));
     }
     Ok(content)
@@ -214,7 +222,12 @@ fn secret_in(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>> {
 
 /// The key file, made with 64 random bytes for its owner alone when there is none.
 fn key_in_or_made(path: &Path) -> Result<Credential> {
-    let failed = |error| Error::io(format_args!("cannot make the key file {}", path.display()), error);
+    let failed = |error| {
+        Error::io(
+            format_args!("cannot make the key file {}", path.display()),
+            error,
+        )
+    };
     let made = File::options()
         .write(true)
         .create_new(true)
@@ -241,7 +254,12 @@ mod tests {
     use std::sync::Mutex;
 
     fn answering(answers: &[&str]) -> Keys {
-        let answers = Mutex::new(answers.iter().map(|text| text.to_string()).collect::<Vec<_>>());
+        let answers = Mutex::new(
+            answers
+                .iter()
+                .map(|text| text.to_string())
+                .collect::<Vec<_>>(),
+        );
         let ask = move |_: &str| {
             let mut answers = answers.lock().expect("one thread");
             Ok((!answers.is_empty()).then(|| Zeroizing::new(answers.remove(0))))
@@ -257,9 +275,13 @@ mod tests {
 
     #[test]
     fn a_new_password_is_asked_for_twice() {
-        let same = answering(&["a b ", "a b "]).ask_twice("?").expect("the same");
+        let same = answering(&["a b ", "a b "])
+            .ask_twice("?")
+            .expect("the same");
         assert_eq!(bytes(&same), b"a b ");
-        let other = answering(&["a", "b"]).ask_twice("?").expect_err("not the same");
+        let other = answering(&["a", "b"])
+            .ask_twice("?")
+            .expect_err("not the same");
         assert_eq!(other.kind(), Kind::Invalid);
         let nobody = answering(&[]).ask_twice("?").expect_err("nobody answers");
         assert_eq!(nobody.kind(), Kind::NoKey);
@@ -271,13 +293,24 @@ mod tests {
     fn files_lose_one_line_end_and_nothing_else() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("password");
-        for (content, password) in [("a b \n", "a b "), ("a\r\n", "a"), ("a", "a"), ("a\n\n", "a\n")] {
+        for (content, password) in [
+            ("a b \n", "a b "),
+            ("a\r\n", "a"),
+            ("a", "a"),
+            ("a\n\n", "a\n"),
+        ] {
             std::fs::write(&path, content).expect("writes");
-            assert_eq!(bytes(&password_in(&path).expect("reads")), password.as_bytes());
+            assert_eq!(
+                bytes(&password_in(&path).expect("reads")),
+                password.as_bytes()
+            );
         }
         std::fs::write(&path, "\n").expect("writes");
         assert_eq!(password_in(&path).expect_err("empty").kind(), Kind::Invalid);
-        assert_eq!(key_in(Path::new("/dev/zero")).expect_err("endless").kind(), Kind::Invalid);
+        assert_eq!(
+            key_in(Path::new("/dev/zero")).expect_err("endless").kind(),
+            Kind::Invalid
+        );
     }
 
     #[test]
@@ -293,7 +326,10 @@ mod tests {
             ..Reach::of_url("/x")
         };
         let keys = Keys {
-            given: Given { password_files: vec![given], key_files: vec![] },
+            given: Given {
+                password_files: vec![given],
+                key_files: vec![],
+            },
             ..answering(&[])
         };
         let texts = |alone| -> Vec<Vec<u8>> {
@@ -311,7 +347,10 @@ mod tests {
         let first = key_in_or_made(&path).expect("made");
         let again = key_in_or_made(&path).expect("read");
         assert_eq!(bytes(&first), bytes(&again));
-        let mode = std::fs::metadata(&path).expect("is there").permissions().mode();
+        let mode = std::fs::metadata(&path)
+            .expect("is there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -65,10 +65,13 @@ impl Config {
             );
             return Err(Error::new(Kind::Invalid, message));
         }
-        let all = self.repositories.iter().map(|(name, reach)| RepositoryPlace {
-            name: name.clone(),
-            reach: reach.clone(),
-        });
+        let all = self
+            .repositories
+            .iter()
+            .map(|(name, reach)| RepositoryPlace {
+                name: name.clone(),
+                reach: reach.clone(),
+            });
         Ok(all.collect())
     }
 
@@ -77,12 +80,17 @@ impl Config {
     pub fn place(&self, text: &OsStr) -> Result<Place> {
         let bytes = text.as_bytes();
         let (repository, rest) = self.split(bytes)?;
-        let mut parts = rest.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
+        let mut parts = rest
+            .split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty());
         if rest
             .split(|&byte| byte == b'/')
             .any(|part| part == b"." || part == b"..")
         {
-            let message = format!("{}: \".\" and \"..\" name nothing in a repository", text.display());
+            let message = format!(
+                "{}: \".\" and \"..\" name nothing in a repository",
+                text.display()
+            );
             return Err(Error::new(Kind::Invalid, message));
         }
         let backup = parts.next().map(<[u8]>::to_vec);
@@ -99,7 +107,10 @@ impl Config {
         if let Some(at) = text.windows(2).position(|two| two == b"::") {
             return Ok((self.repository(utf8(&text[..at])?)?, &text[at + 2..]));
         }
-        let end = text.iter().position(|&byte| byte == b'/').unwrap_or(text.len());
+        let end = text
+            .iter()
+            .position(|&byte| byte == b'/')
+            .unwrap_or(text.len());
         let first = &text[..end];
         if let Ok(name) = std::str::from_utf8(first)
             && self.repositories.contains_key(name)
@@ -155,9 +166,11 @@ fn utf8(bytes: &[u8]) -> Result<&str> {
 fn repository_prefix(text: &[u8]) -> Option<usize> {
     let mut ends: Vec<_> = (1..text.len()).filter(|&at| text[at] == b'/').collect();
     ends.push(text.len());
-    ends.into_iter()
-        .rev()
-        .find(|&end| Path::new(OsStr::from_bytes(&text[..end])).join(HEADER).is_file())
+    ends.into_iter().rev().find(|&end| {
+        Path::new(OsStr::from_bytes(&text[..end]))
+            .join(HEADER)
+            .is_file()
+    })
 }
 
 #[cfg(test)]
@@ -174,8 +187,14 @@ mod tests {
 
     fn parts(text: &str) -> (String, String, String, String) {
         let place = config().place(OsStr::new(text)).expect(text);
-        let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap_or_default()).expect("ASCII");
-        (place.repository.name, text(place.backup), text(place.point), text(Some(place.path)))
+        let text =
+            |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap_or_default()).expect("ASCII");
+        (
+            place.repository.name,
+            text(place.backup),
+            text(place.point),
+            text(Some(place.path)),
+        )
     }
 
     fn expected(parts: [&str; 4]) -> (String, String, String, String) {
@@ -188,10 +207,16 @@ mod tests {
         for (text, is) in [
             ("primary", ["primary", "", "", ""]),
             ("primary/", ["primary", "", "", ""]),
-            ("primary/web/latest/etc/fstab", ["primary", "web", "latest", "etc/fstab"]),
+            (
+                "primary/web/latest/etc/fstab",
+                ["primary", "web", "latest", "etc/fstab"],
+            ),
             ("primary::web", ["primary", "web", "", ""]),
             ("/srv/keep::web/p", ["/srv/keep", "web", "p", ""]),
-            ("s3://bucket/keep::web/p/", ["s3://bucket/keep", "web", "p", ""]),
+            (
+                "s3://bucket/keep::web/p/",
+                ["s3://bucket/keep", "web", "p", ""],
+            ),
             ("s3://bucket/keep", ["s3://bucket/keep", "", "", ""]),
         ] {
             assert_eq!(parts(text), expected(is), "{text}");
@@ -205,7 +230,10 @@ mod tests {
         std::fs::create_dir(&repository).expect("makes");
         std::fs::write(repository.join(HEADER), "").expect("writes");
         let shown = repository.to_str().expect("UTF-8");
-        assert_eq!(parts(&format!("{shown}/web/p/a/b")), expected([shown, "web", "p", "a/b"]));
+        assert_eq!(
+            parts(&format!("{shown}/web/p/a/b")),
+            expected([shown, "web", "p", "a/b"])
+        );
         assert_eq!(parts(shown), expected([shown, "", "", ""]));
     }
 

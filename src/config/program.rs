@@ -41,7 +41,8 @@ pub(super) fn credentials(command: &str) -> Result<Credentials> {
     let printed = output(command, "credentials-command")?;
     // The parser's message may quote what it read.
     serde_json::from_slice(&printed).map_err(|_| {
-        let message = "the credentials-command did not print {\"AccessKeyId\": …, \"SecretAccessKey\": …}";
+        let message =
+            "the credentials-command did not print {\"AccessKeyId\": …, \"SecretAccessKey\": …}";
         Error::new(Kind::NoKey, message)
     })
 }
@@ -52,11 +53,18 @@ mod tests {
 
     #[test]
     fn credentials_are_read_and_never_repeated() {
-        let printed = r#"echo '{"Version":1,"AccessKeyId":"a","SecretAccessKey":"b","SessionToken":"c"}'"#;
+        let printed =
+            r#"echo '{"Version":1,"AccessKeyId":"a","SecretAccessKey":"b","SessionToken":"c"}'"#;
         let read = credentials(printed).expect("reads");
-        assert_eq!((read.access_key_id.as_str(), read.secret_access_key.as_str()), ("a", "b"));
+        assert_eq!(
+            (read.access_key_id.as_str(), read.secret_access_key.as_str()),
+            ("a", "b")
+        );
         assert_eq!(read.session_token.as_deref(), Some("c"));
-        for command in ["echo '{\"AccessKeyId\": \"swordfish\"}'", "echo swordfish; exit 3"] {
+        for command in [
+            "echo '{\"AccessKeyId\": \"swordfish\"}'",
+            "echo swordfish; exit 3",
+        ] {
             let refused = credentials(command).err().expect("refused");
             assert_eq!(refused.kind(), Kind::NoKey);
             assert!(!refused.message().contains("swordfish"), "{refused}");

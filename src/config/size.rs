@@ -63,7 +63,15 @@ mod tests {
         ] {
             assert_eq!(parse_size(text).expect(text), bytes);
         }
-        for text in ["", "MiB", "-1", "1.5 MiB", "16 MB", "99999999999 GiB", "1 MiB 2"] {
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.5 MiB",
+            "16 MB",
+            "99999999999 GiB",
+            "1 MiB 2",
+        ] {
             let refused = parse_size(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid, "{text}");
         }

@@ -127,7 +127,9 @@ impl Reader {
         cursor.extents = Some((begin + extent.length, extents));
         let chunk = extent
             .chunk
-            .map(|id| Ok((id, self.point.trees().repository().locate(&id)?)))
+            .map(|id| {
+                Ok::<_, crate::error::Error>((id, self.point.trees().repository().locate(&id)?))
+            })
             .transpose()?;
         if let Some((id, location)) = &chunk
             && u64::from(location.length) != extent.length
