@@ -1,0 +1,387 @@
+//! The command line, as clap reads it. Its texts are the manual: `--help`, `keepfs man`.
+
+use super::exit;
+use crate::config::parse_size;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const ABOUT: &str = "REPO is a name of the configuration, a path (/srv/keep, ./keep) or a URL (s3://bucket/prefix, \
+az://container/prefix, gs://bucket/prefix). REPO/BACKUP/POINT/PATH goes on below it; after a URL write REPO::BACKUP/POINT. \
+POINT may be `latest`.\n\n\
+Passwords come from --password-file, --key-file, the configuration, systemd credentials (keepfs.NAME, keepfs.password), \
+KEEPFS_PASSWORD, or a question on the terminal; never from the command line itself. Each given file is tried on each \
+repository of the command.\n\n\
+The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml.";
+
+/// A mounted backup file system.
+#[derive(Parser, Debug)]
+#[command(name = "keepfs", version, about = "A mounted backup file system: restore points are directories, and copying one is the backup copy", long_about = ABOUT, after_help = exit::TABLE, max_term_width = 110)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// Configuration to use instead of the usual ones
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// File with the password; may be given several times
+    #[arg(long, global = true, value_name = "FILE")]
+    pub password_file: Vec<PathBuf>,
+    /// Key file; may be given several times. Made by `init` and `key add` when it is missing
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_file: Vec<PathBuf>,
+    /// Report as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Causes of errors and what happens meanwhile; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Make a repository
+    #[command(after_help = "Examples:
+  keepfs init /srv/keep                                  asks for a password
+  keepfs init --key-file /etc/keepfs/off.key s3://bucket/keep   makes the key file too; keep a copy of it elsewhere
+  keepfs init --pack-size '256 MiB' offsite              offsite is in the configuration")]
+    Init(Init),
+    /// Back up files into a new restore point
+    #[command(after_help = "Examples:
+  keepfs backup /home primary/home                       the point is named by its time
+  keepfs backup --exclude '*.tmp' /etc /var/lib primary/host/before-upgrade
+  keepfs backup / primary/host --one-file-system --exclude-caches
+
+One directory is the point's top itself; several sources lie in it by their names. Exit code 3: some files could not be read.")]
+    Backup(Backup),
+    /// Restore a restore point, or a part of it, to plain files
+    #[command(after_help = "Examples:
+  keepfs restore primary/home/latest /tmp/home
+  keepfs restore primary/home/latest/alice/letter.odt /tmp     one file
+
+DIR is made when missing and merged into when not: what has the same name is replaced. Exit code 3: something is missing or lacks its owner.")]
+    Restore(Restore),
+    /// Copy complete restore points into another repository
+    #[command(after_help = "Examples:
+  keepfs copy primary offsite                            everything that offsite lacks
+  keepfs copy primary/web01 primary/db/latest offsite
+
+Only chunks that the target lacks move. Repositories may have different passwords, pack sizes and stores.")]
+    Copy(Copy),
+    /// List restore points
+    #[command(after_help = "Examples:
+  keepfs points                                          of all configured repositories
+  keepfs points primary/home
+  keepfs points --json primary | jq -r '.[].backups[].points[].name'")]
+    Points(Points),
+    /// Show how two restore points differ
+    #[command(after_help = "Examples:
+  keepfs diff primary/home/2026-11-20T02-00-00Z primary/home/latest
+  keepfs diff primary/home/latest/alice offsite/home/latest/alice
+
++ only in B, - only in A, M other content, U other attributes (mode, owner, time, xattrs), T another type.
+Exit code 0 when equal, 1 when different, as of diff(1). With --json, one object a line.")]
+    Diff(Diff),
+    /// Seal an open restore point in a mount: it becomes complete and read-only
+    #[command(after_help = "Example:
+  keepfs seal /mnt/keep/primary/home/2026-11-21")]
+    Seal(Seal),
+    /// Forget restore points: they go into the trash
+    #[command(after_help = "Example:
+  keepfs forget primary/home/2026-11-20T02-00-00Z
+
+No data is deleted by it. Any other point stays as it is.")]
+    Forget(Forget),
+    /// Check that everything restore points need is there and sound
+    #[command(after_help = "Examples:
+  keepfs check primary                                   the structure: quick
+  keepfs check --read-data primary                       every byte
+
+Exit code 1: something is damaged; the report names the files it costs.")]
+    Check(Check),
+    /// Show how much is stored
+    #[command(after_help = "Examples:
+  keepfs stats primary
+  keepfs stats --json | jq '.repositories[].ratio'")]
+    Stats(Stats),
+    /// Add, list and remove passwords and key files of a repository
+    #[command(after_help = "Examples:
+  keepfs key add primary                                 asks for the new password
+  keepfs key add --new-key-file /root/spare.key --label spare primary
+  keepfs key list primary
+  keepfs key remove primary 3fa9
+
+A key file is at least 32 random bytes: head -c 64 /dev/urandom > FILE")]
+    Key(Key),
+    /// Mount repositories as directories
+    #[command(after_help = "Examples:
+  keepfs mount /mnt/keep                                 all configured repositories
+  keepfs mount primary /mnt/keep
+  keepfs mount main=/srv/keep off=s3://bucket/keep /mnt/keep
+
+  cp -a /mnt/keep/main/home/latest/letter.odt .          restores a file
+  cp -a /mnt/keep/main/home/2026-11-20T02-00-00Z /mnt/keep/off/home/     copies a restore point
+
+Returns when the mount is ready and stays in the background.")]
+    Mount(Mount),
+    /// Unmount
+    #[command(
+        visible_alias = "unmount",
+        after_help = "Examples:
+  keepfs umount /mnt/keep
+  keepfs umount --lazy /mnt/keep                         goes when nobody uses it any more"
+    )]
+    Umount(Umount),
+    /// Show what keepfs does: two repositories, a backup, a mount, a copy with cp, a comparison with diff
+    #[command(after_help = "Examples:
+  keepfs demo
+  keepfs demo /usr/share/doc
+
+Everything happens in a temporary directory and is gone afterwards, also after Ctrl-C. DIR is only read.")]
+    Demo(Demo),
+    /// Print completions for a shell
+    #[command(after_help = "Example:
+  keepfs completions bash > /etc/bash_completion.d/keepfs")]
+    Completions(Completions),
+    /// Print the manual page, or that of one verb
+    #[command(after_help = "Example:
+  keepfs man backup | man -l -")]
+    Man(Man),
+}
+
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Name or URL; an empty or missing directory, or an unused prefix of a bucket
+    #[arg(value_name = "REPO")]
+    pub repository: String,
+    /// Close a pack after so many bytes: 16 MiB where backups are written, 256 MiB where they are kept
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub pack_size: Option<u64>,
+    /// zstd level, 1 to 22
+    #[arg(long, value_name = "N")]
+    pub level: Option<i32>,
+    /// Storage class of data packs, for example STANDARD_IA
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+    /// A name for the first key
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Backup {
+    /// What to read, and where to: SOURCE… REPO/BACKUP[/POINT]
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "REPO/BACKUP[/POINT]"])]
+    pub places: Vec<OsString>,
+    /// Leave out what matches, as in .gitignore
+    #[arg(short, long, value_name = "PATTERN")]
+    pub exclude: Vec<OsString>,
+    /// Read such patterns from a file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub exclude_from: Vec<PathBuf>,
+    /// Leave out the contents of directories that hold NAME
+    #[arg(long, value_name = "NAME")]
+    pub exclude_if_present: Vec<OsString>,
+    /// Leave out the contents of directories that a CACHEDIR.TAG marks as caches
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Do not go into other file systems
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// Read every file, even if it has not changed since the newest point
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that hash and compress; one per core without it
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// REPO/BACKUP/POINT[/PATH]
+    #[arg(value_name = "REPO/BACKUP/POINT[/PATH]")]
+    pub place: OsString,
+    /// Where to
+    #[arg(value_name = "DIR")]
+    pub target: PathBuf,
+    /// Owners by number even where this host knows the name
+    #[arg(long)]
+    pub numeric: bool,
+    /// Threads that write
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Copy {
+    /// What to copy, and where to: REPO[/BACKUP[/POINT]]… REPO
+    #[arg(required = true, num_args = 2.., value_names = ["REPO[/BACKUP[/POINT]]", "REPO"])]
+    pub places: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct Points {
+    /// Of which; all configured repositories without it
+    #[arg(value_name = "REPO[/BACKUP[/POINT]]")]
+    pub place: Option<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// REPO/BACKUP/POINT[/PATH]
+    #[arg(value_name = "A")]
+    pub first: OsString,
+    /// REPO/BACKUP/POINT[/PATH]
+    #[arg(value_name = "B")]
+    pub second: OsString,
+}
+
+#[derive(Args, Debug)]
+pub struct Seal {
+    /// The point's directory in a mount
+    pub path: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Forget {
+    /// Which points
+    #[arg(required = true, value_name = "REPO/BACKUP/POINT")]
+    pub places: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Which; all configured ones without it
+    #[arg(value_name = "REPO")]
+    pub repositories: Vec<String>,
+    /// Read and verify every byte
+    #[arg(long)]
+    pub read_data: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Stats {
+    /// Which; all configured ones without it
+    #[arg(value_name = "REPO")]
+    pub repositories: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Key {
+    #[command(subcommand)]
+    pub verb: KeyVerb,
+}
+
+/// What to do with keys.
+#[derive(Subcommand, Debug)]
+pub enum KeyVerb {
+    /// Let another password or key file open the repository
+    Add {
+        /// Which
+        #[arg(value_name = "REPO")]
+        repository: String,
+        /// File with the new password; else KEEPFS_NEW_PASSWORD, or a question
+        #[arg(long, value_name = "FILE")]
+        new_password_file: Option<PathBuf>,
+        /// The new key file; made when it is missing
+        #[arg(long, value_name = "FILE", conflicts_with = "new_password_file")]
+        new_key_file: Option<PathBuf>,
+        /// A name for it
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        label: String,
+    },
+    /// List all keys
+    List {
+        /// Which
+        #[arg(value_name = "REPO")]
+        repository: String,
+    },
+    /// Remove a key; the last one stays
+    Remove {
+        /// Which
+        #[arg(value_name = "REPO")]
+        repository: String,
+        /// The key's id, or its beginning
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Mount {
+    /// What to mount, and where: [NAME | NAME=URL | URL]… DIR; all configured repositories with DIR alone
+    #[arg(required = true, num_args = 1.., value_names = ["[NAME=]REPO", "DIR"])]
+    pub places: Vec<OsString>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Let other users in, as far as owners and modes allow; needs user_allow_other in /etc/fuse.conf unless root
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Refuse every change
+    #[arg(short, long)]
+    pub read_only: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Umount {
+    /// Where it is mounted
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Take the mount away now; it ends when nobody uses it any more
+    #[arg(short, long)]
+    pub lazy: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// What to back up; something that this machine has, without it
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// For which shell
+    pub shell: Shell,
+}
+
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Of which verb
+    pub verb: Option<String>,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        for verb in Arguments::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has no example", verb.get_name());
+        }
+    }
+}

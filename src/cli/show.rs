@@ -1,0 +1,341 @@
+//! Reports as a person reads them, or as JSON.
+
+use super::exit;
+use crate::command::{
+    BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
+    KeysReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
+};
+use crate::error::{Error, Result};
+use indicatif::{HumanBytes, HumanCount};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// A report that can be shown.
+pub trait Show: Serialize {
+    /// Writes it for a person.
+    fn text(&self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// What the process answers.
+    fn code(&self) -> u8 {
+        exit::DONE
+    }
+}
+
+/// Prints a report on standard output; returns its exit code.
+pub fn print(report: &impl Show, json: bool) -> Result<u8> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = if json {
+        json_line(&mut out, report)
+    } else {
+        report.text(&mut out)
+    };
+    told(written.and_then(|()| out.flush()))?;
+    Ok(report.code())
+}
+
+/// One report as one line of JSON.
+pub fn json_line(out: &mut dyn Write, report: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, report)?;
+    writeln!(out)
+}
+
+/// A reader who has seen enough (`keepfs points | head`) is no failure.
+pub fn told(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Error::io("cannot print the report", error)),
+    }
+}
+
+/// `12.3 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+fn count(number: u64) -> String {
+    HumanCount(number).to_string()
+}
+
+fn problems(out: &mut dyn Write, what: &str, problems: &[ProblemReport]) -> io::Result<()> {
+    for problem in problems {
+        writeln!(out, "{what}: {}: {}", problem.path, problem.sentence)?;
+    }
+    Ok(())
+}
+
+impl<T: Show> Show for Vec<T> {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.iter().try_for_each(|report| report.text(out))
+    }
+
+    fn code(&self) -> u8 {
+        self.iter().map(Show::code).max().unwrap_or(exit::DONE)
+    }
+}
+
+impl Show for InitReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "made repository {} in {}", self.id, self.location)?;
+        writeln!(
+            out,
+            "without its password or key file nothing in it can ever be read: keep a copy elsewhere"
+        )
+    }
+}
+
+impl Show for BackupReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for notice in &self.notices {
+            writeln!(out, "note: {notice}")?;
+        }
+        problems(out, "missing", &self.problems)?;
+        writeln!(
+            out,
+            "sealed {}/{}: {} entries, {}",
+            self.backup,
+            self.point,
+            count(self.entries),
+            bytes(self.bytes)
+        )?;
+        writeln!(
+            out,
+            "read {} files ({}), {} unchanged; added {}, stored in {}",
+            count(self.files_read),
+            bytes(self.bytes_read),
+            count(self.files_unchanged),
+            bytes(self.new_bytes),
+            bytes(self.stored_bytes)
+        )
+    }
+
+    fn code(&self) -> u8 {
+        if self.problems.is_empty() {
+            exit::DONE
+        } else {
+            exit::WARNINGS
+        }
+    }
+}
+
+impl Show for RestoreReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        problems(out, "missing", &self.problems)?;
+        problems(out, "not as it was", &self.warnings)?;
+        writeln!(
+            out,
+            "restored {} entries, {} to {}",
+            count(self.entries),
+            bytes(self.bytes),
+            self.target
+        )?;
+        if self.code() == exit::WARNINGS {
+            writeln!(
+                out,
+                "{} missing, {} not as they were",
+                count(self.problems_count),
+                count(self.warnings_count)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        if self.problems_count + self.warnings_count == 0 {
+            exit::DONE
+        } else {
+            exit::WARNINGS
+        }
+    }
+}
+
+impl Show for CopyReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for point in &self.copied {
+            writeln!(out, "copied {point}")?;
+        }
+        problems(out, "not copied", &self.problems)?;
+        writeln!(
+            out,
+            "{} restore points copied, {} there already; moved {} chunks ({}), stored in {}",
+            self.copied.len(),
+            self.present.len(),
+            count(self.chunks_moved),
+            bytes(self.bytes_moved),
+            bytes(self.stored_bytes)
+        )
+    }
+
+    fn code(&self) -> u8 {
+        match (self.problems.is_empty(), self.copied.is_empty()) {
+            (true, _) => exit::DONE,
+            (false, true) => exit::FAILED,
+            (false, false) => exit::WARNINGS,
+        }
+    }
+}
+
+impl Show for PointsReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for backup in &self.backups {
+            for point in &backup.points {
+                let marks = match (point.latest, point.copied) {
+                    (true, true) => "  latest, copy",
+                    (true, false) => "  latest",
+                    (false, true) => "  copy",
+                    (false, false) => "",
+                };
+                writeln!(
+                    out,
+                    "{}/{}/{}  {}  {} entries  {}  {}{marks}",
+                    self.repository,
+                    backup.name,
+                    point.name,
+                    point.time,
+                    count(point.entries),
+                    bytes(point.bytes),
+                    point.host
+                )?;
+            }
+        }
+        for (object, reason) in &self.problems {
+            writeln!(out, "unreadable: {object}: {reason}")?;
+        }
+        Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        if self.problems.is_empty() {
+            exit::DONE
+        } else {
+            exit::WARNINGS
+        }
+    }
+}
+
+impl Show for DiffReport {
+    fn text(&self, _: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        if self.is_equal() {
+            exit::DONE
+        } else {
+            exit::FAILED
+        }
+    }
+}
+
+impl Show for ForgetReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "forgot {}/{}/{}",
+            self.repository, self.backup, self.point
+        )
+    }
+}
+
+impl Show for SealReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} is {}", self.path, self.state)
+    }
+}
+
+impl Show for CheckReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for notice in &self.notices {
+            writeln!(out, "note: {notice}")?;
+        }
+        problems(out, "damaged", &self.problems)?;
+        writeln!(
+            out,
+            "{}: {} points, {} packs, {} chunks{}: {}",
+            self.repository,
+            count(self.points),
+            count(self.packs),
+            count(self.chunks),
+            if self.read_data { ", every byte read" } else { "" },
+            match self.problems.len() {
+                0 => "sound".to_owned(),
+                number => format!("{number} problems"),
+            }
+        )
+    }
+
+    fn code(&self) -> u8 {
+        if self.problems.is_empty() {
+            exit::DONE
+        } else {
+            exit::FAILED
+        }
+    }
+}
+
+impl Show for KeyReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} key {} of {}", self.done, self.id, self.repository)
+    }
+}
+
+impl Show for KeysReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for key in &self.keys {
+            match &key.problem {
+                None => writeln!(
+                    out,
+                    "{}  {:9}  {}  {}  {}",
+                    key.id, key.kind, key.created, key.host, key.label
+                )?,
+                Some(problem) => writeln!(out, "{}  unreadable: {problem}", key.id)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        if self.keys.iter().all(|key| key.problem.is_none()) {
+            exit::DONE
+        } else {
+            exit::WARNINGS
+        }
+    }
+}
+
+impl Show for StatsReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for line in &self.repositories {
+            let stored = &line.stored;
+            writeln!(out, "{} in {}", line.repository, line.location)?;
+            writeln!(
+                out,
+                "  {} restore points of {} backups: {} entries, {}",
+                count(line.points),
+                count(line.backups),
+                count(line.entries),
+                bytes(line.bytes)
+            )?;
+            writeln!(
+                out,
+                "  stored {}: data {}, trees {}, index {}, records {}",
+                bytes(stored.total()),
+                bytes(stored.data),
+                bytes(stored.trees),
+                bytes(stored.index),
+                bytes(stored.records)
+            )?;
+            writeln!(
+                out,
+                "  {} packs, {} chunks in {} index segments, {} mapped here",
+                count(line.packs),
+                count(line.chunks),
+                count(line.segments),
+                bytes(line.mapped_bytes)
+            )?;
+            if let Some(ratio) = line.ratio {
+                writeln!(out, "  {ratio:.1} bytes of files for each byte stored")?;
+            }
+        }
+        Ok(())
+    }
+}
