@@ -380,8 +380,15 @@ mod tests {
     #[test]
     fn every_verb_has_an_example() {
         for verb in Arguments::command().get_subcommands() {
-            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example"), "{} has no example", verb.get_name());
+            let help = verb
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example"),
+                "{} has no example",
+                verb.get_name()
+            );
         }
     }
 }

@@ -255,7 +255,11 @@ impl Show for CheckReport {
             count(self.points),
             count(self.packs),
             count(self.chunks),
-            if self.read_data { ", every byte read" } else { "" },
+            if self.read_data {
+                ", every byte read"
+            } else {
+                ""
+            },
             match self.problems.len() {
                 0 => "sound".to_owned(),
                 number => format!("{number} problems"),
