@@ -326,12 +326,9 @@ pub struct Mount {
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
-    /// Let other users in, as far as owners and modes allow; needs user_allow_other in /etc/fuse.conf unless root
+    /// Let other users in, as far as owners and modes allow; root does so anyway, others need user_allow_other in /etc/fuse.conf
     #[arg(long)]
     pub allow_other: bool,
-    /// Refuse every change
-    #[arg(short, long)]
-    pub read_only: bool,
 }
 
 #[derive(Args, Debug)]
@@ -380,8 +377,15 @@ mod tests {
     #[test]
     fn every_verb_has_an_example() {
         for verb in Arguments::command().get_subcommands() {
-            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example"), "{} has no example", verb.get_name());
+            let help = verb
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example"),
+                "{} has no example",
+                verb.get_name()
+            );
         }
     }
 }

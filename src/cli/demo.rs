@@ -15,7 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// What nearly every machine has one of: many files, readable by all, not too large.
-const USUAL: [&str; 4] = ["/usr/include", "/usr/share/doc", "/usr/share/zoneinfo", "/etc"];
+const USUAL: [&str; 4] = [
+    "/usr/include",
+    "/usr/share/doc",
+    "/usr/share/zoneinfo",
+    "/etc",
+];
 /// A usual directory with fewer entries of its own shows nothing.
 const ENTRIES_MIN: usize = 20;
 /// Entries that are looked at for a file to restore.
@@ -113,7 +118,10 @@ impl Demo {
 
     fn show(&self, source: &Path) -> Result<()> {
         let from = source.as_os_str();
-        self.say(&format!("# all of this happens in {}", self.directory.display()))?;
+        self.say(&format!(
+            "# all of this happens in {}",
+            self.directory.display()
+        ))?;
         self.say("# two repositories with different keys and pack sizes")?;
         self.step(&["keepfs", "init", "primary"].map(OsStr::new))?;
         self.step(&["keepfs", "init", "offsite"].map(OsStr::new))?;
@@ -126,8 +134,7 @@ impl Demo {
 
         self.say("# restore points are directories; copying one into another repository is the backup copy")?;
         self.step(&["keepfs", "mount", MOUNT].map(OsStr::new))?;
-        self.step(&["mkdir", "mnt/offsite/demo"].map(OsStr::new))?;
-        self.step(&["cp", "-a", "mnt/primary/demo/first", "mnt/offsite/demo/"].map(OsStr::new))?;
+        self.copy()?;
         self.step(&["ls", "-l", "mnt/offsite/demo"].map(OsStr::new))?;
 
         self.say("# the copy is what was backed up")?;
@@ -142,7 +149,19 @@ impl Demo {
         self.step(&["keepfs", "stats", "primary", "offsite"].map(OsStr::new))?;
         self.step(&["keepfs", "umount", MOUNT].map(OsStr::new))?;
         let took = seconds(self.began, Clock::system().now());
-        self.say(&format!("# done in {took:.1} s; all of it is removed again"))
+        self.say(&format!(
+            "# done in {took:.1} s; all of it is removed again"
+        ))
+    }
+
+    /// With the system's own `cp` where the mount takes writes, else with the verb.
+    fn copy(&self) -> Result<()> {
+        let made = std::fs::create_dir(self.directory.join(MOUNT).join("offsite/demo"));
+        let read_only = made.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem);
+        if read_only {
+            return self.step(&["keepfs", "copy", "primary/demo/first", "offsite"].map(OsStr::new));
+        }
+        self.step(&["cp", "-a", "mnt/primary/demo/first", "mnt/offsite/demo/"].map(OsStr::new))
     }
 
     fn restore(&self, source: &Path, file: &Path) -> Result<()> {
@@ -162,7 +181,11 @@ impl Demo {
         let began = Clock::system().now();
         let (program, arguments) = (words[0], &words[1..]);
         let is_ours = program == "keepfs";
-        let mut command = Command::new(if is_ours { self.program.as_os_str() } else { program });
+        let mut command = Command::new(if is_ours {
+            self.program.as_os_str()
+        } else {
+            program
+        });
         if is_ours && self.quiet {
             command.arg("--quiet");
         }
@@ -178,7 +201,10 @@ impl Demo {
             let message = format!("the demo ends here, as `{shown}` failed ({status})");
             return Err(Error::new(Kind::Failed, message));
         }
-        self.say(&format!("  {:.2} s\n", seconds(began, Clock::system().now())))
+        self.say(&format!(
+            "  {:.2} s\n",
+            seconds(began, Clock::system().now())
+        ))
     }
 
     fn wait(&self, mut child: Child) -> Result<ExitStatus> {
@@ -231,7 +257,8 @@ impl Drop for Demo {
 }
 
 fn seconds(from: Time, to: Time) -> f64 {
-    (to.seconds - from.seconds) as f64 + (f64::from(to.nanoseconds) - f64::from(from.nanoseconds)) / 1e9
+    (to.seconds - from.seconds) as f64
+        + (f64::from(to.nanoseconds) - f64::from(from.nanoseconds)) / 1e9
 }
 
 /// Some file below `source` that has content, as a path below it.
@@ -242,7 +269,8 @@ fn some_file(source: &Path) -> Option<PathBuf> {
         for entry in std::fs::read_dir(directory).ok()?.flatten() {
             looked_at += 1;
             let metadata = entry.metadata().ok()?;
-            if metadata.is_file() && metadata.len() > 0 && std::fs::File::open(entry.path()).is_ok() {
+            if metadata.is_file() && metadata.len() > 0 && std::fs::File::open(entry.path()).is_ok()
+            {
                 return Some(entry.path().strip_prefix(source).ok()?.to_owned());
             }
             if metadata.is_dir() {

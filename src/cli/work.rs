@@ -88,7 +88,9 @@ impl Shown {
                 bar.set_message(of_total(items, items_total));
                 if bytes_total > 0 && bar.length() != Some(bytes_total) {
                     bar.set_length(bytes_total);
-                    bar.set_style(style("{wide_bar} {bytes}/{total_bytes} {msg} {bytes_per_sec} ETA {eta}"));
+                    bar.set_style(style(
+                        "{wide_bar} {bytes}/{total_bytes} {msg} {bytes_per_sec} ETA {eta}",
+                    ));
                 } else if bar.length().is_none() {
                     bar.set_style(style("{spinner} {bytes} {msg} {bytes_per_sec} {elapsed}"));
                 }
