@@ -1,6 +1,7 @@
 //! The one integration test binary: two cores link it once.
 
 mod backup;
+mod cli;
 mod copy;
 mod endpoints;
 mod engine;

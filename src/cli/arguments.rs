@@ -326,12 +326,9 @@ pub struct Mount {
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
-    /// Let other users in, as far as owners and modes allow; needs user_allow_other in /etc/fuse.conf unless root
+    /// Let other users in, as far as owners and modes allow; root does so anyway, others need user_allow_other in /etc/fuse.conf
     #[arg(long)]
     pub allow_other: bool,
-    /// Refuse every change
-    #[arg(short, long)]
-    pub read_only: bool,
 }
 
 #[derive(Args, Debug)]

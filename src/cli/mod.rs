@@ -237,7 +237,6 @@ fn mounted(global: &Global, host: &Host, mount: arguments::Mount) -> Result<u8> 
         repositories,
         directory: directory.into(),
         allow_other: mount.allow_other,
-        read_only: mount.read_only,
     };
     let plan = command::plan_mount(host, arguments)?;
     if mount.foreground {

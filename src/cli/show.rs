@@ -156,19 +156,19 @@ impl Show for CopyReport {
         problems(out, "not copied", &self.problems)?;
         writeln!(
             out,
-            "{} restore points copied, {} there already; moved {} chunks ({}), stored in {}",
+            "{} restore points copied, {} there already; moved {} chunks, {} were there; stored in {}",
             self.copied.len(),
             self.present.len(),
             count(self.chunks_moved),
-            bytes(self.bytes_moved),
+            count(self.chunks_present),
             bytes(self.stored_bytes)
         )
     }
 
     fn code(&self) -> u8 {
-        match (self.problems.is_empty(), self.copied.is_empty()) {
+        match (self.problems.is_empty(), self.needs_action) {
             (true, _) => exit::DONE,
-            (false, true) => exit::FAILED,
+            (false, true) => exit::NEEDS_ACTION,
             (false, false) => exit::WARNINGS,
         }
     }
@@ -244,31 +244,42 @@ impl Show for SealReport {
 
 impl Show for CheckReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        for notice in &self.notices {
-            writeln!(out, "note: {notice}")?;
+        let found = &self.found;
+        for problem in &found.problems {
+            writeln!(out, "damaged: {}: {}", problem.object, problem.sentence)?;
+            for path in &problem.lost {
+                writeln!(out, "  lost: {path}")?;
+            }
         }
-        problems(out, "damaged", &self.problems)?;
         writeln!(
             out,
-            "{}: {} points, {} packs, {} chunks{}: {}",
+            "{}: {} points, {} packs ({}), {} chunks, {} read: {}",
             self.repository,
-            count(self.points),
-            count(self.packs),
-            count(self.chunks),
-            if self.read_data {
-                ", every byte read"
-            } else {
-                ""
-            },
-            match self.problems.len() {
+            count(found.points),
+            count(found.packs),
+            bytes(found.pack_bytes),
+            count(found.chunks),
+            bytes(found.bytes_read),
+            match found.problem_count {
                 0 => "sound".to_owned(),
-                number => format!("{number} problems"),
+                number => format!("{} problems", count(number)),
             }
-        )
+        )?;
+        if found.unreferenced_packs > 0 {
+            let (packs, size) = (
+                count(found.unreferenced_packs),
+                bytes(found.unreferenced_bytes),
+            );
+            writeln!(
+                out,
+                "  {packs} packs ({size}) are in no index: left by a crash, or being written"
+            )?;
+        }
+        Ok(())
     }
 
     fn code(&self) -> u8 {
-        if self.problems.is_empty() {
+        if self.found.is_clean() {
             exit::DONE
         } else {
             exit::FAILED

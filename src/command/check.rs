@@ -1,28 +1,22 @@
 //! `check`: whether everything that restore points need is there and sound.
 
-use super::{Host, ProblemReport, engine};
+use super::{Host, engine};
+use crate::check;
 use crate::config::RepositoryPlace;
 use crate::error::Result;
 use crate::progress::Progress;
 use serde::Serialize;
 
 /// What a check of one repository found.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CheckReport {
     /// The repository.
     pub repository: String,
-    /// Points that were looked at.
-    pub points: u64,
-    /// Packs that were looked at.
-    pub packs: u64,
-    /// Chunks that were looked at.
-    pub chunks: u64,
     /// Whether every byte of every pack was read.
     pub read_data: bool,
-    /// What is wrong, and which files it costs.
-    pub problems: Vec<ProblemReport>,
-    /// What is worth a sentence and costs nothing.
-    pub notices: Vec<String>,
+    /// What was seen and what is wrong.
+    #[serde(flatten)]
+    pub found: check::Report,
 }
 
 /// Checks these repositories; all configured ones when none is named. With `read_data` every byte is read.

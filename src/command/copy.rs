@@ -18,8 +18,14 @@ pub struct CopyReport {
     pub present: Vec<String>,
     /// Points that could not be copied; the target has no part of them.
     pub problems: Vec<ProblemReport>,
-    /// Bytes of chunks that moved, before encryption.
-    pub bytes_moved: u64,
+    /// Ids of the copy sessions, one for each source repository.
+    pub sessions: Vec<String>,
+    /// Whether parts failed and somebody has to decide.
+    pub needs_action: bool,
+    /// Frames that moved as they were, never decompressed.
+    pub frames_moved: u64,
+    /// Frames that were cut and grouped anew.
+    pub frames_cut: u64,
     /// Chunks that moved.
     pub chunks_moved: u64,
     /// Chunks that the target had already.
@@ -33,7 +39,10 @@ impl CopyReport {
         self.copied.extend(other.copied);
         self.present.extend(other.present);
         self.problems.extend(other.problems);
-        self.bytes_moved += other.bytes_moved;
+        self.sessions.extend(other.sessions);
+        self.needs_action |= other.needs_action;
+        self.frames_moved += other.frames_moved;
+        self.frames_cut += other.frames_cut;
         self.chunks_moved += other.chunks_moved;
         self.chunks_present += other.chunks_present;
         self.stored_bytes += other.stored_bytes;
@@ -71,11 +80,9 @@ pub fn copy(
         }
     }
     let mut report = CopyReport::default();
-    for (source, mut points) in groups {
-        // Oldest first: each next point finds most of its chunks in the target.
-        points.sort_by_key(|(_, point)| (point.record.time, point.record.sequence));
-        points.dedup_by_key(|(_, point)| (point.id, point.generation));
-        report.add(engine::copy(&source, &points, &target, progress)?);
+    for (source, points) in groups.iter().filter(|(_, points)| !points.is_empty()) {
+        let (source, target) = (source.repository(), target.repository());
+        report.add(engine::copy(source, points, target, progress)?);
     }
     Ok(report)
 }

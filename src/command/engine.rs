@@ -1,18 +1,20 @@
 //! The one place where the verbs meet the rooms that do their work, and the shape in which all of them tell problems.
 
-use crate::config::RepositoryPlace;
-use crate::error::{Error, Kind, Result};
-use crate::point::{Catalog, Point};
-use crate::progress::Progress;
-use crate::repository::Repository;
-use serde::Serialize;
-use std::path::Path;
-use std::sync::Arc;
-
 use super::Selected;
 use super::check::CheckReport;
 use super::copy::CopyReport;
+use super::mount::MountArguments;
 use super::restore::RestoreReport;
+use crate::config::RepositoryPlace;
+use crate::error::{Error, Kind, Result};
+use crate::filesystem::{self, FileSystem};
+use crate::point::{Catalog, Point};
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::{check, copy, fuse, restore};
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Something that could not be done, and why.
 #[derive(Clone, Debug, Serialize)]
@@ -23,49 +25,148 @@ pub struct ProblemReport {
     pub sentence: String,
 }
 
-fn absent(verb: &str) -> Error {
-    let message = format!("this keepfs is built without `{verb}`; use a newer one");
-    Error::new(Kind::Failed, message)
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Writes what was selected below `target`.
 pub(super) fn restore(
-    _selected: &Selected,
-    _target: &Path,
-    _numeric: bool,
-    _threads: usize,
-    _progress: &Progress,
+    selected: &Selected,
+    target: &Path,
+    numeric: bool,
+    threads: usize,
+    progress: &Progress,
 ) -> Result<RestoreReport> {
-    Err(absent("restore"))
+    let options = restore::Options { numeric, threads };
+    let report = restore::restore(&selected.trees, &selected.entry, target, &options, progress)?;
+    let tell = |problems: &restore::Problems| {
+        let named = problems.named.iter().map(|problem| ProblemReport {
+            path: problem.path.clone(),
+            sentence: problem.sentence.clone(),
+        });
+        named.collect()
+    };
+    Ok(RestoreReport {
+        target: target.display().to_string(),
+        entries: report.entries,
+        bytes: report.bytes,
+        problems: tell(&report.problems),
+        problems_count: report.problems.count,
+        warnings: tell(&report.warnings),
+        warnings_count: report.warnings.count,
+    })
 }
 
-/// Copies complete points of one repository, each into the backup of the given name, oldest first.
+/// Copies complete points of one repository, each into the backup of the same name, as one session.
 pub(super) fn copy(
-    _source: &Arc<Catalog>,
-    _points: &[(Vec<u8>, Arc<Point>)],
-    _target: &Arc<Catalog>,
-    _progress: &Progress,
+    source: &Arc<Repository>,
+    points: &[(Vec<u8>, Arc<Point>)],
+    target: &Arc<Repository>,
+    progress: &Progress,
 ) -> Result<CopyReport> {
-    Err(absent("copy"))
+    let scopes = points.iter().map(|(backup, point)| copy::Scope::Point {
+        backup: backup.clone(),
+        point: point.name().to_vec(),
+    });
+    let selection = copy::Selection {
+        scopes: scopes.collect(),
+        into: None,
+    };
+    let ends = [source, target].map(|repository| copy::End::open(repository.clone()));
+    let [source, target] = ends;
+    let options = copy::TransferOptions::default();
+    let session = copy::copy_points(&selection, &source?, &target?, &options, progress)?;
+    Ok(tell_session(&session))
+}
+
+fn tell_session(session: &copy::SessionReport) -> CopyReport {
+    let record = &session.record;
+    let mut report = CopyReport {
+        sessions: vec![session.session.to_string()],
+        chunks_moved: record.counters.chunks_moved,
+        chunks_present: record.counters.chunks_present,
+        frames_moved: record.counters.frames_moved,
+        frames_cut: record.counters.frames_cut,
+        stored_bytes: record.counters.stored_bytes,
+        needs_action: record.state == copy::SessionState::NeedsAction,
+        ..CopyReport::default()
+    };
+    for point in &record.points {
+        let path = format!("{}/{}", text(&point.into), text(&point.name));
+        let sentence = match point.outcome {
+            copy::Outcome::Copied => {
+                report.copied.push(path);
+                continue;
+            }
+            copy::Outcome::Present => {
+                report.present.push(path);
+                continue;
+            }
+            copy::Outcome::Conflict => {
+                "the target has another restore point of this name; forget or rename one of them"
+            }
+            copy::Outcome::Failed => {
+                "parts of it could not be copied; nothing of it is in the target"
+            }
+            copy::Outcome::Waiting => "it was not reached; run the copy again",
+        };
+        let sentence = sentence.to_owned();
+        report.problems.push(ProblemReport { path, sentence });
+    }
+    for part in &record.failed {
+        report.problems.push(ProblemReport {
+            path: format!(
+                "{}/{}/{}",
+                text(&part.backup),
+                text(&part.point),
+                text(&part.path)
+            ),
+            sentence: part.reason.clone(),
+        });
+    }
+    report
 }
 
 /// Checks one repository.
 pub(super) fn check(
-    _place: &RepositoryPlace,
-    _catalog: &Arc<Catalog>,
-    _read_data: bool,
-    _progress: &Progress,
+    place: &RepositoryPlace,
+    catalog: &Arc<Catalog>,
+    read_data: bool,
+    progress: &Progress,
 ) -> Result<CheckReport> {
-    Err(absent("check"))
+    let options = check::Options {
+        read_data,
+        points: None,
+    };
+    let found = check::check(catalog, &options, progress)?;
+    Ok(CheckReport {
+        repository: place.name.clone(),
+        read_data,
+        found,
+    })
 }
 
 /// Mounts repositories at `directory`, calls `ready` when it answers, and returns when it was unmounted.
 pub(super) fn mount(
-    _repositories: Vec<(String, Arc<Repository>)>,
-    _directory: &Path,
-    _state: &Path,
-    _arguments: &super::MountArguments,
-    _ready: &mut dyn FnMut() -> Result<()>,
+    repositories: Vec<(String, Arc<Repository>)>,
+    arguments: &MountArguments,
+    ready: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    Err(absent("mount"))
+    let opened = repositories
+        .into_iter()
+        .map(|(name, repository)| Ok((name, Arc::new(Catalog::open(repository)?))));
+    let catalogs = opened.collect::<Result<Vec<_>>>()?;
+    let tree = Arc::new(FileSystem::new(catalogs, filesystem::Options::default()));
+    let mut options = fuse::MountOptions::default();
+    options.allow_other |= arguments.allow_other;
+    let mounted = fuse::mount(tree, &arguments.directory, options)?;
+    if let Err(error) = ready() {
+        // Nobody would know of this mount.
+        let ended = mounted.unmount();
+        return Err(match ended {
+            Ok(()) => error,
+            Err(also) => Error::new(Kind::Failed, format!("{error}; then {also}")),
+        });
+    }
+    mounted.wait()
 }

@@ -3,7 +3,7 @@
 use super::{Host, engine};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
-use crate::repository::{Credential, make_private};
+use crate::repository::Credential;
 use crate::store;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -17,10 +17,8 @@ pub struct MountArguments {
     pub repositories: Vec<(String, RepositoryPlace)>,
     /// Where.
     pub directory: PathBuf,
-    /// Let other users in; the kernel checks modes.
+    /// Let other users in even if this user is not root; the kernel checks modes.
     pub allow_other: bool,
-    /// Refuse every change.
-    pub read_only: bool,
 }
 
 /// A mount for which everything that a person may be asked is known.
@@ -77,10 +75,7 @@ pub fn mount(host: &Host, plan: MountPlan, ready: &mut dyn FnMut() -> Result<()>
             .map_err(|error| error.context(name))?;
         open.push((name.clone(), repository));
     }
-    let state = host.state_directory();
-    make_private(&state)?;
-    let arguments = &plan.arguments;
-    engine::mount(open, &arguments.directory, &state, arguments, ready)
+    engine::mount(open, &plan.arguments, ready)
 }
 
 /// Unmounts `directory`. Fails with `Busy` while somebody uses it, unless `lazy`: then it goes when they are done.

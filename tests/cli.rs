@@ -1,0 +1,484 @@
+//! The command as a person or a script uses it: the built binary, its output and its exit codes.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const PASSWORD: &str = "canary-password-4711";
+
+/// A host of its own: directories, configuration, and no variable of the one that tests.
+struct Host {
+    home: TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(home.path().join("password"), PASSWORD).expect("writes");
+        let config = "[repository.primary]\nurl = \"primary\"\npassword-file = \"password\"\n\
+                      [repository.offsite]\nurl = \"offsite\"\nkey-file = \"offsite.key\"\npack-size = \"64 MiB\"\n";
+        std::fs::write(home.path().join("keepfs.toml"), config).expect("writes");
+        Self { home }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keepfs"));
+        command
+            .args(words)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("KEEPFS_CONFIG", self.path("keepfs.toml"))
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Output {
+        self.command(words).output().expect("the binary runs")
+    }
+
+    /// Standard output of a command that must answer `code`.
+    fn expect<S: AsRef<OsStr>>(&self, code: i32, words: &[S]) -> String {
+        let output = self.run(words);
+        assert_code(&output, code);
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn json<S: AsRef<OsStr>>(&self, words: &[S]) -> Value {
+        serde_json::from_str(&self.expect(0, words)).expect("JSON")
+    }
+
+    /// What a command that must answer `code` says is wrong.
+    fn complaint<S: AsRef<OsStr>>(&self, code: i32, words: &[S]) -> String {
+        let output = self.run(words);
+        assert_code(&output, code);
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn files(&self) -> PathBuf {
+        let files = self.path("files");
+        std::fs::create_dir_all(files.join("deep")).expect("makes");
+        std::fs::write(files.join("letter"), "Dear Alice").expect("writes");
+        std::fs::write(files.join("deep/er"), vec![7; 100_000]).expect("writes");
+        files
+    }
+}
+
+fn assert_code(output: &Output, code: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "stdout: {}\nstderr: {}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Whether any file below `directory` contains `needle`.
+fn contains(directory: &Path, needle: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return contains(&path, needle);
+        }
+        let content = std::fs::read(&path).unwrap_or_default();
+        content
+            .windows(needle.len())
+            .any(|window| window == needle.as_bytes())
+    })
+}
+
+#[test]
+fn a_backup_is_listed_compared_copied_and_restored() {
+    let host = Host::new();
+    let files = host.files();
+    host.expect(0, &["init", "primary"]);
+    host.expect(0, &["init", "offsite"]);
+    let source = files.to_str().expect("UTF-8");
+    let first = host.json(&["--json", "backup", source, "primary/web/first"]);
+    assert_eq!(first["point"], "first");
+    assert_eq!(first["bytes"], 100_010);
+    assert_eq!(
+        host.json(&["--json", "backup", source, "primary/web/second"])["files_read"],
+        0
+    );
+    assert_eq!(
+        host.expect(0, &["diff", "primary/web/first", "primary/web/second"]),
+        ""
+    );
+
+    std::fs::write(files.join("new"), "new").expect("writes");
+    std::fs::remove_file(files.join("letter")).expect("removes");
+    host.expect(0, &["backup", source, "primary/web/third"]);
+    let changes = host.expect(1, &["diff", "primary/web/first", "primary/web/latest"]);
+    assert_eq!(changes, "- letter\n+ new\n");
+
+    let copied = host.json(&["--json", "copy", "primary", "offsite"]);
+    assert_eq!(copied["copied"].as_array().expect("a list").len(), 3);
+    let again = host.json(&["--json", "copy", "primary/web", "offsite"]);
+    assert_eq!(again["present"].as_array().expect("a list").len(), 3);
+    assert_eq!(again["chunks_moved"], 0);
+
+    let offsite = host.path("offsite").join("web/first/letter");
+    let target = host.path("restored");
+    host.expect(
+        0,
+        &[
+            OsStr::new("--key-file"),
+            host.path("offsite.key").as_os_str(),
+            OsStr::new("restore"),
+            offsite.as_os_str(),
+            target.as_os_str(),
+        ],
+    );
+    assert_eq!(
+        std::fs::read_to_string(target.join("letter")).expect("restored"),
+        "Dear Alice"
+    );
+
+    host.expect(0, &["forget", "offsite/web/first"]);
+    let points = host.json(&["points", "--json", "offsite"]);
+    let names: Vec<_> = points[0]["backups"][0]["points"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|point| point["name"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(names, ["second", "third"]);
+    host.complaint(1, &["forget", "offsite/web/first"]);
+
+    let checked = host.json(&["check", "--read-data", "--json", "primary"]);
+    assert_eq!(checked[0]["problem_count"], 0);
+    let stats = host.json(&["stats", "--json"]);
+    assert_eq!(stats["repositories"].as_array().expect("a list").len(), 2);
+    assert_eq!(
+        stats["repositories"][1]["points"], 3,
+        "primary follows offsite by name"
+    );
+    assert!(stats["repositories"][1]["stored"]["data"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_warning_and_the_rest_is_saved() {
+    let host = Host::new();
+    let files = host.files();
+    host.expect(0, &["init", "primary"]);
+    let target = files.join("gone");
+    let source = files.to_str().expect("UTF-8");
+    let missing = target.to_str().expect("UTF-8");
+    let output = host.run(&["--json", "backup", source, missing, "primary/web"]);
+    let code = output.status.code();
+    // A source that is missing as a whole is refused or reported, never passed over in silence.
+    assert!(matches!(code, Some(1..=3)), "{code:?}");
+}
+
+#[test]
+fn keys_come_and_go_but_never_the_last() {
+    let host = Host::new();
+    host.expect(0, &["init", "primary"]);
+    std::fs::write(host.path("other"), "another password\n").expect("writes");
+    let added = host.json(&[
+        "--json",
+        "key",
+        "add",
+        "--new-password-file",
+        "other",
+        "--label",
+        "spare",
+        "primary",
+    ]);
+    assert_eq!(added["done"], "added");
+    host.expect(0, &["key", "add", "--new-key-file", "new.key", "primary"]);
+    let mode = std::fs::metadata(host.path("new.key"))
+        .expect("made")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    host.expect(0, &["--password-file", "other", "points", "primary"]);
+    host.expect(0, &["--key-file", "new.key", "points", "primary"]);
+
+    let listed = host.json(&["--json", "key", "list", "primary"]);
+    let keys = listed["keys"].as_array().expect("a list").clone();
+    assert_eq!(keys.len(), 3);
+    let id = |label: &str, kind: &str| {
+        let found = keys
+            .iter()
+            .find(|key| key["label"] == label && key["kind"] == kind);
+        found.expect("listed")["id"]
+            .as_str()
+            .expect("text")
+            .to_owned()
+    };
+    host.expect(
+        0,
+        &["key", "remove", "primary", &id("spare", "password")[..12]],
+    );
+    host.complaint(12, &["--password-file", "other", "points", "primary"]);
+    host.expect(0, &["key", "remove", "primary", &id("", "key-file")]);
+    let refused = host.complaint(1, &["key", "remove", "primary", &id("first", "password")]);
+    assert!(refused.contains("last key"), "{refused}");
+    host.complaint(
+        1,
+        &[
+            "key",
+            "remove",
+            "primary",
+            "ffffffffffffffffffffffffffffffff",
+        ],
+    );
+    host.expect(0, &["points", "primary"]);
+}
+
+#[test]
+fn each_kind_of_failure_has_its_exit_code_and_one_sentence() {
+    let host = Host::new();
+    host.expect(0, &["init", "primary"]);
+    std::fs::write(host.path("wrong"), "wrong").expect("writes");
+    for (code, words) in [
+        (2, vec!["no-such-verb"]),
+        (2, vec!["backup", "/etc"]),
+        (2, vec!["init", "--pack-size", "big", "./x"]),
+        (2, vec!["restore", "primary/web", "out"]),
+        (2, vec!["copy", "primary", "primary/web"]),
+        (2, vec!["copy", "primary", "primary"]),
+        (2, vec!["backup", "/etc", "primary"]),
+        (10, vec!["points", "tertiary"]),
+        (10, vec!["points", "/nowhere"]),
+        (10, vec!["points", "offsite"]),
+        (12, vec!["--password-file", "wrong", "points", "primary"]),
+        (12, vec!["points", "./primary"]),
+        (1, vec!["init", "primary"]),
+        (1, vec!["points", "primary/nothing"]),
+        (1, vec!["umount", "."]),
+        (1, vec!["--config", "missing.toml", "points"]),
+    ] {
+        let complaint = host.complaint(code, &words);
+        assert!(!complaint.contains("panicked"), "{words:?}: {complaint}");
+        if !complaint.contains("Usage:") {
+            assert!(
+                complaint.starts_with("keepfs: ") || code == 2,
+                "{words:?}: {complaint}"
+            );
+        }
+        if complaint.starts_with("keepfs: ") {
+            assert_eq!(complaint.lines().count(), 1, "{words:?}: {complaint}");
+        }
+    }
+    std::fs::write(
+        host.path("typo.toml"),
+        "[repository.a]\nurl = \"/x\"\npasword-file = \"y\"\n",
+    )
+    .expect("writes");
+    let complaint = host.complaint(2, &["--config", "typo.toml", "points"]);
+    assert!(
+        complaint.contains("pasword-file") && complaint.contains("line 3"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn a_changed_header_is_refused_for_what_it_is() {
+    let host = Host::new();
+    host.expect(0, &["init", "primary"]);
+    let header = host.path("primary/header");
+    let sound = std::fs::read(&header).expect("is there");
+    let write = |bytes: &[u8]| {
+        std::fs::remove_file(&header).expect("removes");
+        std::fs::write(&header, bytes).expect("writes");
+    };
+    write(&sound[..50]);
+    assert!(
+        host.complaint(1, &["points", "primary"])
+            .contains("damaged")
+    );
+    let mut newer = sound.clone();
+    newer[8] = 9;
+    write(&newer);
+    assert!(
+        host.complaint(1, &["points", "primary"])
+            .contains("use a newer keepfs")
+    );
+    write(b"something else");
+    assert!(
+        host.complaint(10, &["points", "primary"])
+            .contains("not a keepfs header")
+    );
+    write(&sound);
+    host.expect(0, &["points", "primary"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told() {
+    let host = Host::new();
+    // Root may write into any directory, so this is one where nobody may.
+    let complaint = host.complaint(1, &["init", "--key-file", "k", "/proc/keepfs"]);
+    assert!(complaint.contains("/proc"), "{complaint}");
+}
+
+#[test]
+fn secrets_stay_where_they_were_given() {
+    let host = Host::new();
+    let files = host.files();
+    let source = files.to_str().expect("UTF-8");
+    let mut said = Vec::new();
+    for words in [
+        vec!["-vv", "init", "primary"],
+        vec!["-vv", "init", "offsite"],
+        vec!["-vv", "backup", source, "primary/web"],
+        vec!["-vv", "copy", "primary", "offsite"],
+        vec!["-vv", "key", "list", "primary"],
+        vec!["-vv", "points", "--json", "primary"],
+    ] {
+        let output = host.run(&words);
+        assert_code(&output, 0);
+        said.extend(output.stdout);
+        said.extend(output.stderr);
+    }
+    // From the environment too, where nothing is configured.
+    let output = host
+        .command(&["-vv", "points", "./primary"])
+        .env("KEEPFS_PASSWORD", PASSWORD)
+        .output()
+        .expect("runs");
+    assert_code(&output, 0);
+    said.extend(output.stderr);
+    assert!(!String::from_utf8_lossy(&said).contains(PASSWORD));
+    for directory in ["cache", "state", "primary", "offsite"] {
+        assert!(!contains(&host.path(directory), PASSWORD), "{directory}");
+    }
+    assert!(
+        contains(host.home.path(), PASSWORD),
+        "the search finds it where it is"
+    );
+    let mode = std::fs::metadata(host.path("cache/keepfs"))
+        .expect("made")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+    // There is no option that takes a password itself.
+    host.complaint(2, &["--password", PASSWORD, "points", "primary"]);
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_failure() {
+    let host = Host::new();
+    for words in [vec!["man"], vec!["completions", "bash"]] {
+        let mut child = host
+            .command(&words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("ends");
+        assert_code(&output, 0);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed_for_every_verb() {
+    let host = Host::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            host.expect(0, &["completions", shell]).contains("restore"),
+            "{shell}"
+        );
+    }
+    assert!(host.expect(0, &["man"]).contains(".TH keepfs"));
+    for verb in [
+        "init", "backup", "restore", "copy", "points", "diff", "check", "mount", "demo",
+    ] {
+        assert!(host.expect(0, &["man", verb]).contains("Example"), "{verb}");
+        assert!(
+            host.expect(0, &[verb, "--help"]).contains("Example"),
+            "{verb}"
+        );
+    }
+    host.complaint(2, &["man", "nothing"]);
+}
+
+#[test]
+fn a_mount_is_ready_when_the_command_returns_and_gone_after_umount() {
+    let host = Host::new();
+    let files = host.files();
+    host.expect(0, &["init", "primary"]);
+    host.expect(0, &["init", "offsite"]);
+    host.expect(
+        0,
+        &[
+            "backup",
+            files.to_str().expect("UTF-8"),
+            "primary/web/first",
+        ],
+    );
+    std::fs::create_dir(host.path("mnt")).expect("makes");
+    host.expect(0, &["mount", "mnt"]);
+    let letter = std::fs::read_to_string(host.path("mnt/primary/web/latest/letter"));
+    let names = std::fs::read_dir(host.path("mnt")).map(Iterator::count);
+    host.expect(0, &["umount", "mnt"]);
+    assert_eq!(letter.expect("reads"), "Dear Alice");
+    assert!(names.expect("lists") >= 2, "all configured repositories");
+    assert!(!host.path("mnt/primary").exists());
+
+    // What cannot be mounted is told by the command itself, not by a process in the background.
+    std::fs::write(host.path("wrong"), "wrong").expect("writes");
+    host.complaint(12, &["--password-file", "wrong", "mount", "primary", "mnt"]);
+    host.complaint(10, &["mount", "nothing", "mnt"]);
+    host.complaint(1, &["mount", "primary", "no-such-directory"]);
+}
+
+/// The map in `lib.rs` is what a newcomer reads first.
+#[test]
+fn every_room_is_on_the_map() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let map = std::fs::read_to_string(source.join("lib.rs")).expect("reads");
+    for entry in std::fs::read_dir(&source).expect("lists").flatten() {
+        let path = entry.path();
+        let name = path.file_stem().and_then(OsStr::to_str).expect("UTF-8");
+        if ["lib", "main"].contains(&name) {
+            continue;
+        }
+        assert!(
+            map.contains(&format!("//! | [`{name}`] |")),
+            "{name} is not on the map"
+        );
+    }
+}
+
+/// Each `keepfs VERB` of the README is one that the command has.
+#[test]
+fn the_readme_shows_verbs_that_exist() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("reads");
+    let help = Host::new().expect(0, &["--help"]);
+    let mut seen = 0;
+    for line in text.lines().map(str::trim) {
+        let Some(rest) = line.strip_prefix("keepfs ") else {
+            continue;
+        };
+        let verb = rest.split_whitespace().next().expect("a verb");
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb} in {line:?}");
+        seen += 1;
+    }
+    assert!(seen > 5, "the README shows how to use it");
+    for command in [
+        "cargo run --release -- demo",
+        "tests/tools.sh && cargo test",
+    ] {
+        assert!(text.contains(command), "{command}");
+    }
+}
