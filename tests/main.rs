@@ -1,5 +1,6 @@
 //! The one integration test binary: two cores link it once.
 
+mod damage;
 mod endpoints;
 mod engine;
 mod planted;
