@@ -3,6 +3,7 @@
 mod backup;
 mod cli;
 mod copy;
+mod damage;
 mod endpoints;
 mod engine;
 mod mount;

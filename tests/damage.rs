@@ -1,0 +1,535 @@
+//! Damage, in every kind of object, and what a user does next: never a panic, never a wrong byte, an error that says
+//! what is wrong, and a check that finds it and names exactly the files it costs.
+
+use crate::planted::{Item, Needs, Shelf, noise, plain, plant};
+use bytes::Bytes;
+use keepfs::check::{Options, Report, check, rebuild_index};
+use keepfs::error::Kind;
+use keepfs::id::ObjectId;
+use keepfs::point::{Catalog, Catalogue, CatalogueEntry, Mark, Trees, Visit, Walk};
+use keepfs::progress::Progress;
+use keepfs::repository::{Repository, encode};
+use keepfs::store::names::{Name, PackKind};
+use keepfs::store::{MemoryStore, Store};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A repository with every kind of object, what its files hold, and the chunks they need.
+struct Pristine {
+    shelf: Shelf,
+    contents: BTreeMap<String, Vec<u8>>,
+    needs: Needs,
+}
+
+fn contents_of(path: &str, item: &Item, contents: &mut BTreeMap<String, Vec<u8>>) {
+    match item {
+        Item::File(content, _) => drop(contents.insert(path.to_owned(), content.clone())),
+        Item::Directory(items) => items.iter().for_each(|(name, (item, _))| {
+            contents_of(
+                &format!("{path}/{}", String::from_utf8_lossy(name)),
+                item,
+                contents,
+            );
+        }),
+        Item::Other(_) => {}
+    }
+}
+
+fn pristine() -> Pristine {
+    let shelf = Shelf::new();
+    let (mut contents, mut needs) = (BTreeMap::new(), Needs::new());
+    let mut item = Item::directory([
+        (
+            "a",
+            Item::directory([("shared", Item::File(noise(1, 700_000), 150_000))]),
+        ),
+        ("many pieces", Item::File(noise(2, 120_000), 300)),
+        (
+            "text",
+            Item::File(b"some text, which compresses ".repeat(500), 5000),
+        ),
+    ]);
+    for (seed, (backup, point)) in [
+        ("web", "one"),
+        ("web", "two"),
+        ("web", "three"),
+        ("db", "first"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let own = Item::directory([
+            (
+                "large",
+                Item::File(noise(10 + seed as u32, 600_000), 120_000),
+            ),
+            (
+                "small",
+                Item::File(format!("small {seed}").into_bytes(), 99),
+            ),
+        ]);
+        item = item.with(format!("d{seed}").as_bytes(), own, plain());
+        let (_, more) = plant(&shelf.catalog(), backup, point, &item).unwrap();
+        contents_of(&format!("{backup}/{point}"), &item, &mut contents);
+        needs.extend(more);
+    }
+    let repository = shelf.open().unwrap();
+    repository.add_key(&shelf.key, "a second slot").unwrap();
+    let settings = repository.settings().clone();
+    repository
+        .create_document(Name::Config(1), &settings)
+        .unwrap();
+    let catalog = shelf.catalog();
+    for name in [&b"one"[..], b"two"] {
+        let known = catalog.contents();
+        let point = known.point(b"web", name).unwrap();
+        let copy = CatalogueEntry {
+            id: point.id,
+            generation: point.generation,
+            record: encode(&point.record),
+        };
+        let catalogue = Catalogue {
+            replaces: Vec::new(),
+            points: vec![copy],
+        };
+        repository
+            .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
+            .unwrap();
+        let mark = Mark {
+            keep_until: None,
+            lock_until: None,
+            gfs: 1,
+            more: Vec::new(),
+        };
+        repository
+            .create_document(Name::Mark(point.id, 0), &mark)
+            .unwrap();
+    }
+    Pristine {
+        shelf,
+        contents,
+        needs,
+    }
+}
+
+/// The same objects in a store of their own, opened with nothing cached.
+fn copy_of(pristine: &Pristine) -> Shelf {
+    let memory = MemoryStore::new();
+    for object in pristine.shelf.memory.list("").unwrap() {
+        memory.overwrite(
+            &object.name,
+            pristine.shelf.memory.get(&object.name).unwrap(),
+        );
+    }
+    Shelf {
+        memory,
+        cache: tempfile::tempdir().unwrap(),
+        key: pristine.shelf.key.clone(),
+    }
+}
+
+fn is_damage(kind: Kind) -> bool {
+    // Version and key epoch stand in the clear, where a flipped bit makes them another version's or another key's.
+    matches!(kind, Kind::Damaged | Kind::TooNew | Kind::WrongKey)
+}
+
+fn report(shelf: &Shelf, read_data: bool) -> Report {
+    let options = Options {
+        read_data,
+        points: None,
+    };
+    check(&shelf.catalog(), &options, &Progress::default()).unwrap()
+}
+
+fn read(
+    repository: &Arc<Repository>,
+    trees: &Arc<Trees>,
+    file: &keepfs::point::File,
+) -> keepfs::error::Result<Vec<u8>> {
+    let mut content = vec![0; file.size as usize];
+    for extent in trees.extents_from(file, 0) {
+        let (offset, extent) = extent?;
+        if let Some(id) = extent.chunk {
+            let bytes = repository.read_chunk(&id)?;
+            content[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+        }
+    }
+    Ok(content)
+}
+
+/// Reads every file of every visible point; what reads must be right. Returns the files that read.
+fn readable(case: &str, pristine: &Pristine, repository: &Arc<Repository>) -> BTreeSet<String> {
+    let contents = Catalog::open(repository.clone()).unwrap().contents();
+    let trees = Arc::new(Trees::new(repository.clone()));
+    let mut good = BTreeSet::new();
+    for (backup, point) in contents.backups.values().flat_map(|backup| {
+        contents
+            .points_of(backup.id)
+            .map(move |point| (backup, point))
+    }) {
+        let top = format!(
+            "{}/{}",
+            String::from_utf8_lossy(backup.name()),
+            String::from_utf8_lossy(point.name())
+        );
+        for visit in Walk::new(trees.clone(), &point.record.tree) {
+            let (path, entry) = match visit {
+                Ok(Visit::Entry { path, entry }) => (path, entry),
+                Ok(_) => continue,
+                Err(error) => {
+                    assert!(
+                        is_damage(error.kind()),
+                        "{case}: listing fails with {error:?}"
+                    );
+                    continue;
+                }
+            };
+            let Some(file) = entry.file() else { continue };
+            let path = format!("{top}/{}", String::from_utf8_lossy(&path));
+            match read(repository, &trees, file) {
+                Ok(content) => {
+                    if let Some(expected) = pristine.contents.get(&path) {
+                        assert!(content == *expected, "{case}: {path} reads wrong bytes");
+                    }
+                    good.insert(path);
+                }
+                Err(error) => assert_eq!(
+                    error.kind(),
+                    Kind::Damaged,
+                    "{case}: {path} fails with {error:?}"
+                ),
+            }
+        }
+    }
+    good
+}
+
+/// The files that a report says are lost, directories expanded by what was in them.
+fn lost(pristine: &Pristine, report: &Report) -> BTreeSet<String> {
+    let named: Vec<&String> = report
+        .problems
+        .iter()
+        .flat_map(|problem| &problem.lost)
+        .collect();
+    let of = |path: &&String| {
+        named
+            .iter()
+            .any(|lost| *lost == *path || lost.ends_with('/') && path.starts_with(lost.as_str()))
+    };
+    pristine.contents.keys().filter(of).cloned().collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Delete,
+    Cut(usize),
+    Flip(usize),
+    Swap,
+}
+
+fn kind_of(name: Name) -> &'static str {
+    match name {
+        Name::Header => "header",
+        Name::Key(_) => "key slot",
+        Name::Config(_) => "config",
+        Name::Backup(..) => "backup",
+        Name::Pack(PackKind::Data, _) => "data pack",
+        Name::Pack(PackKind::Tree, _) => "tree pack",
+        Name::Index(_) => "index segment",
+        Name::Catalogue(_) => "catalogue",
+        Name::Point(..) => "point record",
+        Name::Mark(..) => "mark",
+        _ => "other",
+    }
+}
+
+/// Whether the loss looks exactly as if the object had never been written.
+fn leaves_no_trace(pristine: &Pristine, name: Name, damage: Damage) -> bool {
+    let newest = |id| {
+        let contents = pristine.shelf.catalog().contents();
+        let is = |backup: &[u8], point: &[u8]| contents.point(backup, point).unwrap().id == id;
+        is(b"web", b"three") || is(b"db", b"first")
+    };
+    matches!(damage, Damage::Delete)
+        && match name {
+            Name::Key(_) | Name::Config(_) | Name::Catalogue(_) | Name::Mark(..) => true,
+            Name::Point(id, _) => newest(id),
+            _ => false,
+        }
+}
+
+fn apply(shelf: &Shelf, name: &str, other: Option<&str>, damage: Damage) {
+    let bytes = shelf.memory.get(name).unwrap();
+    match damage {
+        Damage::Delete => shelf.memory.delete(name).unwrap(),
+        Damage::Cut(length) => shelf.memory.overwrite(name, bytes.slice(..length)),
+        Damage::Flip(place) => {
+            let mut bytes = bytes.to_vec();
+            bytes[place] ^= 1 << (place % 8);
+            shelf.memory.overwrite(name, Bytes::from(bytes));
+        }
+        Damage::Swap => {
+            let other = other.unwrap();
+            let theirs = shelf.memory.get(other).unwrap();
+            shelf.memory.overwrite(name, theirs);
+            shelf.memory.overwrite(other, bytes);
+        }
+    }
+}
+
+/// One row of the table: the damage is done, and then everything that a user might do next.
+fn suffer(pristine: &Pristine, name: &str, other: Option<&str>, damage: Damage) {
+    let parsed = Name::parse(name).unwrap();
+    let kind = kind_of(parsed);
+    let case = format!("{damage:?} of {kind} {name}");
+    let shelf = copy_of(pristine);
+    apply(&shelf, name, other, damage);
+    // Open and list.
+    let repository = match shelf.open() {
+        Ok(repository) => repository,
+        Err(error) => {
+            let expected = match kind {
+                "header" => is_damage(error.kind()) || error.kind() == Kind::NoRepository,
+                "config" => is_damage(error.kind()),
+                "key slot" => matches!(damage, Damage::Swap) && is_damage(error.kind()),
+                _ => false,
+            };
+            assert!(expected, "{case}: opening fails with {error:?}");
+            return;
+        }
+    };
+    assert_ne!(kind, "header", "{case}: nobody noticed");
+    // Read every file.
+    let good = readable(&case, pristine, &repository);
+    let hidden = |path: &String| {
+        // A point that is not listed has no files to lose.
+        let point = path.splitn(3, '/').take(2).collect::<Vec<_>>();
+        let contents = shelf.catalog().contents();
+        contents
+            .point(point[0].as_bytes(), point[1].as_bytes())
+            .is_none()
+    };
+    let bad: BTreeSet<String> = pristine
+        .contents
+        .keys()
+        .filter(|path| !good.contains(*path) && !hidden(path))
+        .cloned()
+        .collect();
+    if !matches!(kind, "data pack" | "tree pack" | "index segment") {
+        assert_eq!(
+            bad,
+            BTreeSet::new(),
+            "{case}: files of listed points do not read"
+        );
+    }
+    // Check, without and with data.
+    let structure = report(&shelf, false);
+    let full = report(&shelf, true);
+    if !leaves_no_trace(pristine, parsed, damage) {
+        let in_data = kind.ends_with("pack") && matches!(damage, Damage::Flip(_) | Damage::Swap);
+        assert!(
+            in_data || !structure.is_clean(),
+            "{case}: check found nothing"
+        );
+        assert!(!full.is_clean(), "{case}: check --read-data found nothing");
+    }
+    assert_eq!(
+        lost(pristine, &full),
+        bad,
+        "{case}: the files lost; {:?}",
+        full.problems
+    );
+    // Back up again: it works and reads, or says why not.
+    let item = Item::directory([("fresh", Item::File(noise(99, 50_000), 9000))]);
+    match plant(&shelf.catalog(), "web", "again", &item) {
+        Ok((_, needs)) => {
+            let cold = Shelf {
+                memory: shelf.memory.clone(),
+                cache: tempfile::tempdir().unwrap(),
+                key: shelf.key.clone(),
+            };
+            let again = readable(&case, pristine, &cold.open().unwrap());
+            assert!(
+                needs.keys().all(|path| again.contains(path)),
+                "{case}: what was backed up afterwards does not read"
+            );
+        }
+        Err(error) => assert!(
+            is_damage(error.kind()),
+            "{case}: backing up again fails with {error:?}"
+        ),
+    }
+}
+
+#[test]
+fn a_pristine_repository_is_clean_and_everything_in_it_was_looked_at() {
+    let pristine = pristine();
+    let full = report(&pristine.shelf, true);
+    assert_eq!(full.problems, []);
+    assert_eq!(
+        (full.points, full.unreferenced_packs, full.packs_unhashed),
+        (4, 0, 0)
+    );
+    assert_eq!(
+        (full.packs_read, full.bytes_read),
+        (full.packs, full.pack_bytes)
+    );
+    assert!(full.pages > 8 && full.entries > 15 && full.chunks > 400 && full.segments > 1);
+    let good = readable("pristine", &pristine, &pristine.shelf.open().unwrap());
+    assert_eq!(good, pristine.contents.keys().cloned().collect());
+}
+
+#[test]
+fn every_damage_of_every_kind_of_object_is_survived_and_found() {
+    let pristine = pristine();
+    let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for object in pristine.shelf.memory.list("").unwrap() {
+        if let Some(name) = Name::parse(&object.name) {
+            kinds.entry(kind_of(name)).or_default().push(object.name);
+        }
+    }
+    let names: Vec<&str> = kinds.keys().copied().collect();
+    assert_eq!(
+        names,
+        [
+            "backup",
+            "catalogue",
+            "config",
+            "data pack",
+            "header",
+            "index segment",
+            "key slot",
+            "mark",
+            "point record",
+            "tree pack"
+        ]
+    );
+    for objects in kinds.values() {
+        for (place, name) in objects.iter().enumerate() {
+            let bytes = pristine.shelf.memory.get(name).unwrap().len();
+            let mut damages = vec![
+                Damage::Delete,
+                Damage::Cut(bytes / 2),
+                Damage::Flip(bytes / 2),
+            ];
+            // The first of a kind suffers everything, the others what differs from object to object.
+            if place == 0 {
+                damages.extend([Damage::Cut(0), Damage::Cut(bytes - 1)]);
+                damages.extend([0, 4, 6, 9, 30, 70, 97, bytes - 20, bytes - 1].map(Damage::Flip));
+            }
+            let other = objects
+                .get((place + 1) % objects.len())
+                .filter(|other| *other != name);
+            damages.extend(other.map(|_| Damage::Swap));
+            for damage in damages {
+                suffer(&pristine, name, other.map(String::as_str), damage);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lost_pack_costs_exactly_the_files_that_need_its_chunks() {
+    let pristine = pristine();
+    let repository = pristine.shelf.open().unwrap();
+    let pack_of = |id: &keepfs::id::ChunkId| repository.locate(id).unwrap().pack.id;
+    let packs: BTreeSet<ObjectId> = pristine.needs.values().flatten().map(pack_of).collect();
+    assert!(packs.len() > 3);
+    for pack in packs {
+        let shelf = copy_of(&pristine);
+        shelf
+            .memory
+            .delete(&Name::Pack(PackKind::Data, pack).to_string())
+            .unwrap();
+        let found = report(&shelf, false);
+        assert_eq!(found.problem_count, 1);
+        let oracle: BTreeSet<String> = pristine
+            .needs
+            .iter()
+            .filter(|(_, needs)| needs.iter().any(|id| pack_of(id) == pack))
+            .map(|(path, _)| path.clone())
+            .collect();
+        let named: BTreeSet<String> = found.problems[0].lost.iter().cloned().collect();
+        assert_eq!(named, oracle);
+        assert_eq!(found.problems[0].lost_count, oracle.len() as u64);
+        assert_eq!(
+            found.problems[0].object,
+            Name::Pack(PackKind::Data, pack).to_string()
+        );
+    }
+}
+
+#[test]
+fn only_the_packs_that_a_point_needs_are_read_for_it() {
+    let pristine = pristine();
+    let options = |point: &[u8]| Options {
+        read_data: true,
+        points: Some(vec![(b"web".to_vec(), point.to_vec())]),
+    };
+    let catalog = pristine.shelf.catalog();
+    let one = check(&catalog, &options(b"one"), &Progress::default()).unwrap();
+    let three = check(&catalog, &options(b"three"), &Progress::default()).unwrap();
+    assert!(one.is_clean() && three.is_clean());
+    assert!(one.packs_read < three.packs_read && three.packs_read < three.packs);
+    let missing = check(&catalog, &options(b"no such"), &Progress::default()).unwrap_err();
+    assert_eq!(missing.kind(), Kind::NotFound);
+}
+
+#[test]
+fn the_index_is_rebuilt_from_packs_alone() {
+    let pristine = pristine();
+    for flip_only in [false, true] {
+        let shelf = copy_of(&pristine);
+        for object in shelf.memory.list("index/").unwrap() {
+            let damage = if flip_only {
+                Damage::Flip(200)
+            } else {
+                Damage::Delete
+            };
+            apply(&shelf, &object.name, None, damage);
+        }
+        let repository = shelf.open().unwrap();
+        assert!(readable("no index", &pristine, &repository).is_empty());
+        let rebuilt = rebuild_index(&repository, &Progress::default()).unwrap();
+        assert_eq!(rebuilt.problems, []);
+        let full = report(&shelf, true);
+        assert_eq!(full.problems, []);
+        assert_eq!((full.packs, full.unreferenced_packs), (rebuilt.packs, 0));
+        let good = readable("rebuilt", &pristine, &shelf.open().unwrap());
+        assert_eq!(good, pristine.contents.keys().cloned().collect());
+        assert_eq!(
+            rebuild_index(&repository, &Progress::default())
+                .unwrap()
+                .packs,
+            0
+        );
+    }
+}
+
+#[test]
+fn a_pack_that_nobody_refers_to_is_told_and_no_problem() {
+    let pristine = pristine();
+    let shelf = copy_of(&pristine);
+    let segments = shelf.memory.list("index/").unwrap();
+    let repository = shelf.open().unwrap();
+    let before = repository.segments().len();
+    let writer = keepfs::repository::Writer::new(repository, None).unwrap();
+    let content = noise(50, 1000);
+    writer
+        .put(
+            keepfs::repository::Lane::Alone,
+            keepfs::id::ChunkId::of(&content),
+            &content,
+        )
+        .unwrap();
+    writer.flush().unwrap();
+    for object in shelf.memory.list("index/").unwrap() {
+        if !segments.iter().any(|old| old.name == object.name) {
+            shelf.memory.delete(&object.name).unwrap();
+        }
+    }
+    let full = report(&shelf, true);
+    assert_eq!(full.problems, []);
+    assert_eq!((full.segments, full.unreferenced_packs), (before as u64, 1));
+    assert!(full.unreferenced_bytes > 1000);
+}
