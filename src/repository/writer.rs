@@ -8,7 +8,7 @@ use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
 use crate::store::names::{Name, PackKind};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -104,6 +104,9 @@ pub struct Writer {
     /// The repository that moved frames come from.
     origin: Option<ObjectId>,
     claimed: [Mutex<HashSet<ChunkId>>; SHARDS],
+    /// Held shared by every put and alone by a flush, so that a flush leaves nothing out that another thread has in
+    /// hand: a chunk that this thread was told is there may just be on its way through that one.
+    puts: RwLock<()>,
     groups: Vec<Mutex<Group>>,
     trees: Mutex<Group>,
     data_pack: Mutex<Option<OpenPack>>,
@@ -130,6 +133,7 @@ impl Writer {
             repository,
             origin,
             claimed: Default::default(),
+            puts: RwLock::default(),
             groups: (0..LANES).map(|_| Mutex::default()).collect(),
             trees: Mutex::default(),
             data_pack: Mutex::default(),
@@ -175,15 +179,21 @@ impl Writer {
 
     /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
     pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
+        let _put = self.puts.read();
         if !self.claim(&id)? {
             return Ok(false);
         }
-        self.put_claimed(lane, id, content)?;
+        self.store_claimed(lane, id, content)?;
         Ok(true)
     }
 
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
+        let _put = self.puts.read();
+        self.store_claimed(lane, id, content)
+    }
+
+    fn store_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
         self.written.chunks.fetch_add(1, Relaxed);
         self.written
             .plain_bytes
@@ -253,6 +263,7 @@ impl Writer {
     /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
     /// has claimed those chunks.
     pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        let _put = self.puts.read();
         self.written
             .frames_moved
             .fetch_add(payloads.len() as u64, Relaxed);
@@ -370,8 +381,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns when everything put so far is durable and in the index.
+    /// Returns when everything put so far is durable and in the index, also what other threads have put. A chunk that
+    /// was claimed apart from its put is its claimer's to wait for.
     pub fn flush(&self) -> Result<()> {
+        let _alone = self.puts.write();
         self.check_failed()?;
         let result = self.flush_all();
         self.note_failure(result)
