@@ -1,6 +1,6 @@
 //! Copies of restore points: whole, resumed, damaged, round in a circle; and what they cost.
 
-use crate::sites::{Body, Files, Random, Site, assorted, chunks_of, read_all};
+use crate::sites::{BLOCK, Body, Files, Random, Site, assorted, chunks_of, read_all};
 use keepfs::copy::{
     End, Outcome, Scope, Selection, SessionReport, SessionState, Transfer, TransferOptions,
     Verdict, copy_point, copy_points, plan, sessions,
@@ -212,11 +212,64 @@ fn a_later_point_costs_what_changed() {
         .iter()
         .filter(|line| line.verb == Verb::GetRange && line.name.starts_with("packs/"));
     assert!(reads.count() <= 6);
-    assert_eq!(
-        counters.chunks_present, 1,
-        "only the changed leaves were looked at"
-    );
+    // Two leaves were looked at, of at most 1024 files each.
+    assert!(counters.chunks_present < 2048);
     assert_eq!(files_of(&target.open(), "web", "two"), files);
+}
+
+#[test]
+fn a_later_image_costs_what_changed() {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    let blocks = 20_000;
+    let mut image = Random(8).bytes(blocks * BLOCK as usize);
+    let one: Files = [("disk.img".to_owned(), image.clone().into())].into();
+    source.back_up("vm", "one", 100, &one);
+    let report = copy(&source.open(), &target.open());
+    assert_eq!(report.record.counters.frames_cut, 0);
+    assert_eq!(report.record.counters.chunks_moved as usize, blocks);
+    image[7_000_000] ^= 1;
+    let two: Files = [("disk.img".to_owned(), image.into())].into();
+    source.back_up("vm", "two", 200, &two);
+    let report = copy(&source.open(), &target.open());
+    let counters = report.record.counters;
+    assert_eq!(counters.chunks_moved, 1);
+    // One leaf of at most 4096 extents was looked at; it may have been cut in two by the change.
+    assert!(counters.chunks_present < 8192);
+    let target = target.open();
+    assert_eq!(files_of(&target, "vm", "one"), one);
+    assert_eq!(files_of(&target, "vm", "two"), two);
+}
+
+#[test]
+fn threads_share_a_transfer() {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    let files = assorted(43, 150);
+    let point = source.back_up("web", "one", 100, &files);
+    let (from, to) = (source.open(), target.open());
+    let writer = Writer::new(to.repository().clone(), Some(from.repository().id())).unwrap();
+    let options = TransferOptions::default();
+    let transfer = Transfer::new(from.trees.clone(), Arc::new(writer), options);
+    let chunks = chunks_of(&from.trees, &point.record.tree);
+    let chunks: Vec<_> = chunks.values().flatten().collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (transfer, chunks, to) = (&transfer, &chunks, &to);
+            scope.spawn(move || {
+                for part in chunks.chunks(40).skip(thread / 2) {
+                    for id in part {
+                        transfer.want(**id, Lane::Group(0)).unwrap();
+                    }
+                    transfer.finish().unwrap();
+                    // Whoever asked finds it durable, although another thread may have asked first.
+                    let there = |id: &&&_| to.repository().find(id).unwrap().is_some();
+                    assert!(part.iter().all(|id| there(&id)));
+                }
+            });
+        }
+    });
+    assert_eq!(transfer.report().failures, []);
 }
 
 #[test]
@@ -477,7 +530,7 @@ fn a_copy_that_dies_at_any_write_is_resumed() {
     let mut source = Site::new(MIB, 1);
     let mut random = Random(29);
     let mut files = assorted(31, 30);
-    for number in 0..8 {
+    for number in 0..7 {
         files.insert(format!("large/{number}"), random.bytes(3 << 20).into());
     }
     source.back_up("web", "one", 100, &files);
@@ -498,7 +551,11 @@ fn a_copy_that_dies_at_any_write_is_resumed() {
             let to = target.reopen();
             target.store.stop_at(nth, stop);
             let died = try_copy(&from, &to);
-            assert!(target.store.is_stopped());
+            if !target.store.is_stopped() {
+                // How chunks fall into packs depends on threads, so a run may write one pack less.
+                assert!(died.is_ok() && nth + 3 > whole);
+                continue;
+            }
             assert!(died.is_err() || nth + 2 >= whole, "write {nth}: {died:?}");
             drop(to);
             target.store.heal();
@@ -513,7 +570,7 @@ fn a_copy_that_dies_at_any_write_is_resumed() {
                 "write {nth}"
             );
             let to = target.open();
-            assert_eq!(to.catalog.contents().point(b"web", b"one").is_some(), true);
+            assert!(to.catalog.contents().point(b"web", b"one").is_some());
             assert_points_are_whole(&from, &to);
             assert_eq!(missing_chunks(&from, &to), 0);
         }

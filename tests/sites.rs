@@ -1,5 +1,6 @@
 //! Repositories with contents for tests of whole points: made by hand, read back by hand.
 
+use keepfs::chunk::Cutting;
 use keepfs::clock::{Clock, Time};
 use keepfs::copy::End;
 use keepfs::id::ChunkId;
@@ -12,6 +13,9 @@ use keepfs::store::faults::FaultyStore;
 use keepfs::store::{MemoryStore, SharedStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Images (`*.img`) are cut into blocks of so many bytes: a small one has many extents.
+pub const BLOCK: u32 = 512;
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +158,11 @@ fn write_directory(writer: &Writer, prefix: &str, files: &Files) -> Tree {
 }
 
 fn write_file(writer: &Writer, path: &str, body: &Body) -> File {
-    let cutting = writer.repository().settings().cutting();
+    let image = path.ends_with(".img");
+    let cutting = match image {
+        true => Cutting::fixed(BLOCK).unwrap(),
+        false => writer.repository().settings().cutting(),
+    };
     let mut content = ContentWriter::default();
     let hole = Extent {
         length: body.hole,
@@ -164,7 +172,7 @@ fn write_file(writer: &Writer, path: &str, body: &Body) -> File {
     let mut rest = body.bytes.as_slice();
     while let Some(length) = cutting.cut(rest, true) {
         let (chunk, others) = rest.split_at(length);
-        let lane = if body.bytes.len() == length {
+        let lane = if body.bytes.len() == length || image {
             Lane::of_name(path.as_bytes())
         } else {
             Lane::Alone

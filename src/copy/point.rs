@@ -270,16 +270,14 @@ impl<'a> Walk<'a> {
         entry: &Entry,
         file: &File,
     ) -> Result<()> {
-        if file.content == Content::Empty {
-            return Ok(());
-        }
-        let bases: Vec<_> = same_names(directory, entry)?
-            .into_iter()
-            .filter_map(|(trees, other)| Some((trees, other.file()?.content.clone())))
-            .collect();
-        if bases.iter().any(|(_, content)| *content == file.content) {
-            return Ok(());
-        }
+        // A few chunks are asked for sooner than a page of a base is read; many are not.
+        let bases: Vec<_> = match file.content {
+            Content::Pages(_) => same_names(directory, entry)?
+                .into_iter()
+                .filter_map(|(trees, other)| Some((trees, other.file()?.content.clone())))
+                .collect(),
+            _ => Vec::new(),
+        };
         let transfer = self.transfer;
         let lane = match file.content {
             Content::One(_) => Lane::of_name(&entry.name),

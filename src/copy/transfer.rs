@@ -13,10 +13,10 @@ use super::pages;
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::point::{File, Trees};
-use crate::repository::{Lane, Payload, Repository, Writer, decompress};
+use crate::repository::{Lane, Location, Payload, Repository, Writer, decompress};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -40,6 +40,21 @@ pub struct TransferOptions {
     pub waiting_max: usize,
     /// Decompress everything and compress it at the target's level.
     pub recompress: bool,
+}
+
+/// Workers for a store behind a network, where they mostly wait.
+const WORKERS_REMOTE: usize = 8;
+
+impl TransferOptions {
+    /// What suits these two repositories: more workers when one of them is behind a network.
+    pub fn between(source: &Repository, target: &Repository) -> Self {
+        let remote = |repository: &Repository| repository.location().contains("://");
+        let mut options = Self::default();
+        if remote(source) || remote(target) {
+            options.workers = options.workers.max(WORKERS_REMOTE);
+        }
+        options
+    }
 }
 
 impl Default for TransferOptions {
@@ -88,14 +103,23 @@ struct Counters {
     chunks_present: AtomicU64,
 }
 
-/// How many jobs were given out, and how many were appended and done.
+/// Jobs on their way. Numbers count from 0.
 #[derive(Default)]
 struct Flow {
+    /// Jobs given out.
     sent: u64,
-    done: u64,
-    /// Jobs that keep their order: given out, and number of the next that may append.
-    ordered: u64,
-    next: u64,
+    /// Those of them that are not done.
+    under_way: BTreeSet<u64>,
+    /// Jobs given out that append in order, and the turn of the next that may.
+    turns: u64,
+    turn: u64,
+}
+
+/// A job's number, and its turn to append if it has one.
+#[derive(Clone, Copy)]
+struct Ticket {
+    number: u64,
+    turn: Option<u64>,
 }
 
 /// What the workers share.
@@ -115,7 +139,7 @@ pub struct Transfer {
     shared: Arc<Shared>,
     /// Locked before `Shared::flow`, and while a job is queued: jobs must be queued in the order of their numbers.
     backlog: Mutex<Backlog>,
-    queue: Option<Sender<(Job, Option<u64>)>>,
+    queue: Option<Sender<(Job, Ticket)>>,
     workers: Vec<JoinHandle<()>>,
     /// The source's index was looked at anew because of a chunk that it did not know, since the last finish.
     looked: AtomicBool,
@@ -167,6 +191,9 @@ impl Transfer {
     pub fn want(&self, id: ChunkId, lane: Lane) -> Result<bool> {
         let shared = &self.shared;
         shared.go_on()?;
+        // Whoever is told that a chunk will be there may call finish() next, which must find it: claiming a chunk
+        // and adding it to the backlog is one step.
+        let mut backlog = self.backlog.lock();
         if shared.failed.lock().contains_key(&id) {
             return Ok(false);
         }
@@ -174,8 +201,14 @@ impl Transfer {
             shared.counters.chunks_present.fetch_add(1, Relaxed);
             return Ok(false);
         }
-        match self.enqueue(id, lane) {
-            Ok(()) => Ok(true),
+        let added = self
+            .locate(&id)
+            .and_then(|location| backlog.add(id, location, lane));
+        match added {
+            Ok(jobs) => {
+                jobs.into_iter().for_each(|job| self.send(job));
+                Ok(true)
+            }
             Err(error) if error.kind() == Kind::Damaged => {
                 shared.fail([id], &error);
                 Ok(false)
@@ -187,41 +220,36 @@ impl Transfer {
         }
     }
 
-    fn enqueue(&self, id: ChunkId, lane: Lane) -> Result<()> {
+    fn locate(&self, id: &ChunkId) -> Result<Location> {
         let repository = self.shared.repository();
-        let known = repository.find(&id)?;
-        let location = match known {
-            Some(location) => location,
+        match repository.find(id)? {
+            Some(location) => Ok(location),
             // Only the first of many missing chunks is worth another look at the whole index.
             None if self.looked.swap(true, Relaxed) => {
                 let message = format!(
                     "chunk {id} is not in the index of {}; run `keepfs check`",
                     repository.location()
                 );
-                return Err(Error::new(Kind::Damaged, message));
+                Err(Error::new(Kind::Damaged, message))
             }
-            None => repository.locate(&id)?,
-        };
-        let mut backlog = self.backlog.lock();
-        for job in backlog.add(id, location, lane)? {
-            self.send(job);
+            None => repository.locate(id),
         }
-        Ok(())
     }
 
     /// Queues a job; the caller holds the backlog's lock.
     fn send(&self, job: Job) {
-        let number = {
+        let ticket = {
             let mut flow = self.shared.flow.lock();
+            let number = flow.sent;
             flow.sent += 1;
-            (!job.cut).then(|| {
-                flow.ordered += 1;
-                flow.ordered - 1
-            })
+            flow.under_way.insert(number);
+            let turn = (!job.cut).then_some(flow.turns);
+            flow.turns += u64::from(turn.is_some());
+            Ticket { number, turn }
         };
         let queue = self.queue.as_ref().expect("it is there until drop");
         queue
-            .send((job, number))
+            .send((job, ticket))
             .expect("workers live as long as the queue");
     }
 
@@ -326,15 +354,17 @@ impl Drop for Transfer {
 /// A job that a worker has in hand. However that ends, the job counts as done and its successor may append.
 struct Working<'a> {
     shared: &'a Shared,
-    number: Option<u64>,
+    ticket: Ticket,
 }
 
 impl Working<'_> {
     /// Waits until all jobs before this one are appended.
     fn wait_turn(&self) {
-        let Some(number) = self.number else { return };
+        let Some(turn) = self.ticket.turn else {
+            return;
+        };
         let mut flow = self.shared.flow.lock();
-        while flow.next < number {
+        while flow.turn < turn {
             self.shared.flowed.wait(&mut flow);
         }
     }
@@ -344,8 +374,8 @@ impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.wait_turn();
         let mut flow = self.shared.flow.lock();
-        flow.done += 1;
-        flow.next += u64::from(self.number.is_some());
+        flow.under_way.remove(&self.ticket.number);
+        flow.turn += u64::from(self.ticket.turn.is_some());
         self.shared.flowed.notify_all();
     }
 }
@@ -383,9 +413,10 @@ impl Shared {
         }
     }
 
+    /// Waits for the jobs with numbers below `upto`.
     fn wait_done(&self, upto: u64) {
         let mut flow = self.flow.lock();
-        while flow.done < upto {
+        while flow.under_way.first().is_some_and(|first| *first < upto) {
             self.flowed.wait(&mut flow);
         }
     }
@@ -398,11 +429,11 @@ impl Shared {
         Ok(())
     }
 
-    fn work(&self, jobs: &Receiver<(Job, Option<u64>)>) {
-        for (job, number) in jobs {
+    fn work(&self, jobs: &Receiver<(Job, Ticket)>) {
+        for (job, ticket) in jobs {
             let working = Working {
                 shared: self,
-                number,
+                ticket,
             };
             // A worker outlives whatever happens in a job, or everybody else would wait for ever.
             let result = std::panic::catch_unwind(AssertUnwindSafe(|| match job.cut {

@@ -8,7 +8,7 @@ use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
 use crate::store::names::{Name, PackKind};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -139,6 +139,9 @@ pub struct Writer {
     window: Mutex<Window>,
     /// Frames of full windows, compressed by whoever comes by next.
     ready: Mutex<VecDeque<Group>>,
+    /// Held shared by every put and alone by a flush, so that a flush leaves nothing out that another thread has in
+    /// hand: a chunk that this thread was told is there may just be on its way through that one.
+    puts: RwLock<()>,
     trees: Mutex<Group>,
     data_pack: Mutex<Option<OpenPack>>,
     tree_pack: Mutex<Option<OpenPack>>,
@@ -166,6 +169,7 @@ impl Writer {
             claimed: Default::default(),
             window: Mutex::default(),
             ready: Mutex::default(),
+            puts: RwLock::default(),
             trees: Mutex::default(),
             data_pack: Mutex::default(),
             tree_pack: Mutex::default(),
@@ -210,15 +214,21 @@ impl Writer {
 
     /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
     pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
+        let _put = self.puts.read();
         if !self.claim(&id)? {
             return Ok(false);
         }
-        self.put_claimed(lane, id, content)?;
+        self.store_claimed(lane, id, content)?;
         Ok(true)
     }
 
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
+        let _put = self.puts.read();
+        self.store_claimed(lane, id, content)
+    }
+
+    fn store_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
         self.written.chunks.fetch_add(1, Relaxed);
         self.written
             .plain_bytes
@@ -330,6 +340,7 @@ impl Writer {
     /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
     /// has claimed those chunks.
     pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        let _put = self.puts.read();
         self.written
             .frames_moved
             .fetch_add(payloads.len() as u64, Relaxed);
@@ -447,8 +458,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns when everything put so far is durable and in the index.
+    /// Returns when everything put so far is durable and in the index, also what other threads have put. A chunk that
+    /// was claimed apart from its put is its claimer's to wait for.
     pub fn flush(&self) -> Result<()> {
+        let _alone = self.puts.write();
         self.check_failed()?;
         let result = self.flush_all();
         self.note_failure(result)
