@@ -6,15 +6,14 @@ mod workers;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::filesystem::{
-    Answer, Answered, Attributes, Caller, Changes, Failure, FileSystem, Mode,
-};
+use crate::filesystem::{Answer, Answered, Attributes, Caller, Changes, Failure, FileSystem, Mode};
 use crossbeam_channel::{Receiver, bounded, select};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyWrite, TimeOrNow, WriteFlags, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session,
-    SessionACL,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -122,12 +121,7 @@ fn start(
         ];
         Session::new(shell, directory, &config)
     };
-    session.map_err(|error| {
-        Error::io(
-            format_args!("mounting on {}", directory.display()),
-            error,
-        )
-    })
+    session.map_err(|error| Error::io(format_args!("mounting on {}", directory.display()), error))
 }
 
 impl Mounted {
@@ -139,9 +133,8 @@ impl Mounted {
     /// Returns when somebody unmounts it, or after SIGTERM or SIGINT, which unmount it.
     pub fn wait(self) -> Result<()> {
         let what = "waiting for signals";
-        let mut signals =
-            signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
-                .map_err(|error| Error::io(what, error))?;
+        let mut signals = signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
+            .map_err(|error| Error::io(what, error))?;
         let handle = signals.handle();
         let (send, signalled) = bounded(1);
         let listener = std::thread::spawn(move || {
@@ -178,10 +171,7 @@ impl Mounted {
             // What the kernel says to a reader of an aborted connection.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             end => end.map_err(|error| {
-                Error::io(
-                    format_args!("serving {}", self.directory.display()),
-                    error,
-                )
+                Error::io(format_args!("serving {}", self.directory.display()), error)
             }),
         }
     }
@@ -608,14 +598,7 @@ impl Filesystem for Shell {
         });
     }
 
-    fn link(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        parent: INodeNo,
-        name: &OsStr,
-        reply: ReplyEntry,
-    ) {
+    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
         self.run("link", move |filesystem| {
             reply_entry(reply, filesystem.link(ino.0, parent.0, &name));
@@ -780,28 +763,14 @@ impl Filesystem for Shell {
         });
     }
 
-    fn fsync(
-        &self,
-        request: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, request: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let caller = caller(request);
         self.run("fsync", move |filesystem| {
             reply_empty(reply, filesystem.sync(handle.0, caller));
         });
     }
 
-    fn fsyncdir(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let caller = caller(request);
         self.run("fsyncdir", move |filesystem| {
             reply_empty(reply, filesystem.sync_directory(ino.0, caller));

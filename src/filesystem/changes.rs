@@ -56,14 +56,7 @@ impl FileSystem {
     }
 
     /// Makes a file without opening it, a device, a fifo or a socket.
-    pub fn make_node(
-        &self,
-        parent: u64,
-        _: &[u8],
-        _: Mode,
-        _: u64,
-        _: Caller,
-    ) -> Answer<Answered> {
+    pub fn make_node(&self, parent: u64, _: &[u8], _: Mode, _: u64, _: Caller) -> Answer<Answered> {
         Err(self.refused(parent))
     }
 
@@ -96,13 +89,7 @@ impl FileSystem {
     }
 
     /// Copies between open files without moving bytes; answers how many.
-    pub fn copy_range(
-        &self,
-        _: (u64, u64),
-        target: (u64, u64),
-        _: u64,
-        _: Caller,
-    ) -> Answer<u32> {
+    pub fn copy_range(&self, _: (u64, u64), target: (u64, u64), _: u64, _: Caller) -> Answer<u32> {
         let handle = self.files.get(target.0)?;
         Err(self.refused(handle.node.ino))
     }
@@ -135,13 +122,7 @@ impl FileSystem {
     }
 
     /// Renames.
-    pub fn rename(
-        &self,
-        from: (u64, &[u8]),
-        _: (u64, &[u8]),
-        _: u32,
-        _: Caller,
-    ) -> Answer<()> {
+    pub fn rename(&self, from: (u64, &[u8]), _: (u64, &[u8]), _: u32, _: Caller) -> Answer<()> {
         Err(self.refused(from.0))
     }
 

@@ -90,9 +90,7 @@ impl FileSystem {
                     .find(|repository| repository.name.as_bytes() == name);
                 found.map(|repository| repository_node(parent, repository))
             }
-            What::Control => {
-                ControlFile::named(name).map(|file| control_file_node(parent, file))
-            }
+            What::Control => ControlFile::named(name).map(|file| control_file_node(parent, file)),
             What::Repository(repository) => {
                 let contents = repository.contents();
                 let found = contents.backups.get(name);
@@ -298,8 +296,7 @@ impl FileSystem {
             }
             *next += 1;
             if with_attributes {
-                self.inodes
-                    .remember(entry_node(directory, point, entry));
+                self.inodes.remember(entry_node(directory, point, entry));
             }
         }
         Ok(())

@@ -140,8 +140,7 @@ impl FileSystem {
     /// The attributes of an inode.
     pub fn stat(&self, ino: u64) -> Answer<Attributes> {
         let node = self.inodes.get(ino)?;
-        self.attributes(&node)
-            .ok_or_else(|| Rule::Stale.into())
+        self.attributes(&node).ok_or_else(|| Rule::Stale.into())
     }
 
     /// The target of a symbolic link.

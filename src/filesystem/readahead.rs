@@ -197,6 +197,8 @@ impl SmallFiles {
             return Vec::new();
         }
         let ahead = frame.number + 1..=frame.number.saturating_add(FRAMES_AHEAD);
-        ahead.map_while(|number| location.frame(number).ok()).collect()
+        ahead
+            .map_while(|number| location.frame(number).ok())
+            .collect()
     }
 }

@@ -28,7 +28,11 @@ impl FileSystem {
         let node = self.inodes.get(ino)?;
         let spaces = match repository_of(&node) {
             Some(repository) => vec![space(&repository)],
-            None => self.repositories.iter().map(|repository| space(repository)).collect(),
+            None => self
+                .repositories
+                .iter()
+                .map(|repository| space(repository))
+                .collect(),
         };
         let sum = |of: fn(&Space) -> u64| spaces.iter().map(of).fold(0, u64::saturating_add);
         Ok(Room {

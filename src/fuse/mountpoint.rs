@@ -20,20 +20,20 @@ pub(super) fn is_root() -> bool {
 }
 
 fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| {
-        Error::new(
-            Kind::Invalid,
-            format!("{} is not a path", path.display()),
-        )
-    })
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::new(Kind::Invalid, format!("{} is not a path", path.display())))
 }
 
 /// The directory to mount on, free of what a killed daemon may have left there.
 pub(super) fn prepare(directory: &Path) -> Result<PathBuf> {
-    if let Err(error) = std::fs::metadata(directory)
+    // Opened, not examined: the kernel still knows the attributes of a dead mount for a while.
+    if let Err(error) = File::open(directory)
         && error.raw_os_error() == Some(libc::ENOTCONN)
     {
-        tracing::info!("{}: a mount without its daemon is taken away", directory.display());
+        tracing::info!(
+            "{}: a mount without its daemon is taken away",
+            directory.display()
+        );
         detach(directory)?;
     }
     let what = || format!("mounting on {}", directory.display());

@@ -55,6 +55,8 @@ impl Workers {
 /// A call that panics answers EIO when its reply is dropped; the thread goes on for everybody else.
 fn run_safely(task: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(task)).is_err() {
-        tracing::error!("a call stopped unexpectedly and was answered with EIO; please report this");
+        tracing::error!(
+            "a call stopped unexpectedly and was answered with EIO; please report this"
+        );
     }
 }
