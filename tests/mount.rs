@@ -100,7 +100,7 @@ fn back_up(bench: &Bench, source: &Path, name: &str) -> Arc<Point> {
 /// Everything of a tree that a user can see, one line a name.
 pub fn listing(top: &Path) -> String {
     run(&format!(
-        "cd '{}'; find . -printf '%P %y %m %U %G %s %T@ %l\\n' | LC_ALL=C sort;
+        "cd '{}'; find . -printf '%P\\t%y\\t%m\\t%U\\t%G\\t%s\\t%T@\\t%l\\n' | LC_ALL=C sort;
          find . -type f -links +1 -printf '%P %n\\n' | LC_ALL=C sort;
          find . -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum;
          getfattr -R -h -d -m - -e hex . 2>/dev/null | LC_ALL=C sort;
@@ -110,11 +110,11 @@ pub fn listing(top: &Path) -> String {
     .lines()
     // The size of a directory means something else on every file system.
     .map(|line| {
-        let mut words: Vec<&str> = line.split(' ').collect();
+        let mut words: Vec<&str> = line.split('\t').collect();
         if words.len() > 5 && words[1] == "d" {
             words[5] = "-";
         }
-        words.join(" ") + "\n"
+        words.join("\t") + "\n"
     })
     .collect()
 }
@@ -265,7 +265,7 @@ fn facts_are_answered_by_name_and_never_listed() {
     assert!(get("source", &point.to_string()).contains(shown.made.source.path().to_str().unwrap()));
     assert_eq!(get("id", &point.to_string()).len(), 34);
     assert!(get("time", &point.to_string()).ends_with('Z'));
-    assert!(!run(&format!("getfattr -R -d -m - {point}")).contains("keepfs"));
+    assert!(!run(&format!("getfattr -R -h -d -m - {point}")).contains("keepfs"));
     for forbidden in [
         "-n user.keepfs.id -v x",
         "-n user.keepfs.own -v x",
@@ -307,7 +307,7 @@ fn control_files_and_latest() {
     assert!(run(&format!("cat {top}/.keepfs/version")).starts_with("keepfs "));
     assert!(
         run(&format!("cat {top}/.keepfs/metrics"))
-            .contains("keepfs_fuse_requests_total{op=\"lookup\"}")
+            .contains("keepfs_fuse_requests_total{op=\"readdirplus\"}")
     );
     let link = run(&format!("readlink {top}/primary/host/latest"));
     assert_eq!(
@@ -432,8 +432,13 @@ fn a_busy_mount_goes_away_and_a_dead_one_is_recovered() {
     let mut mount = shown.mount;
     mount.mounted.take().unwrap().unmount().unwrap();
     assert!(!run("cat /proc/mounts").contains(path.to_str().unwrap()));
+    // Whoever still has a file open reads on until the daemon ends, or gets an error: never wrong bytes.
     held.seek(SeekFrom::Start(3 << 20)).unwrap();
-    assert!(held.read(&mut [0; 4096]).is_err());
+    let mut bytes = [0; 4096];
+    if held.read_exact(&mut bytes).is_ok() {
+        let expected = std::fs::read(shown.made.source.path().join("random")).unwrap();
+        assert_eq!(bytes, expected[3 << 20..][..4096]);
+    }
     drop(held);
     // A daemon that died: its mount answers ENOTCONN until the next one takes the place.
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -444,7 +449,7 @@ fn a_busy_mount_goes_away_and_a_dead_one_is_recovered() {
     wait_for(&path);
     child.kill().unwrap();
     child.wait().unwrap();
-    let dead = std::fs::metadata(&path).unwrap_err();
+    let dead = std::fs::read_dir(&path).unwrap_err();
     assert_eq!(dead.raw_os_error(), Some(libc::ENOTCONN));
     for signal in ["TERM", "INT"] {
         let mut child = Command::new(std::env::current_exe().unwrap())

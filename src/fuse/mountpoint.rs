@@ -26,7 +26,8 @@ fn c_path(path: &Path) -> Result<CString> {
 
 /// The directory to mount on, free of what a killed daemon may have left there.
 pub(super) fn prepare(directory: &Path) -> Result<PathBuf> {
-    if let Err(error) = std::fs::metadata(directory)
+    // Opened, not examined: the kernel still knows the attributes of a dead mount for a while.
+    if let Err(error) = File::open(directory)
         && error.raw_os_error() == Some(libc::ENOTCONN)
     {
         tracing::info!(
