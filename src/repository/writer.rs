@@ -243,6 +243,7 @@ impl Writer {
     /// Stores chunks that follow each other in a file, those that are new together in one frame: blocks of an image
     /// compress better with their neighbours. Together they must not be longer than [`PIECE_BYTES`] or one chunk.
     pub fn put_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
+        let _put = self.puts.read();
         let mut group = Group::default();
         for (id, content) in chunks {
             if self.claim(id)? {
