@@ -157,7 +157,12 @@ impl Demo {
     /// With the system's own `cp` where the mount takes writes, else with the verb.
     fn copy(&self) -> Result<()> {
         let made = std::fs::create_dir(self.directory.join(MOUNT).join("offsite/demo"));
-        let read_only = made.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem);
+        let read_only = made.is_err_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::Unsupported
+            )
+        });
         if read_only {
             return self.step(&["keepfs", "copy", "primary/demo/first", "offsite"].map(OsStr::new));
         }
