@@ -28,6 +28,7 @@ impl ObjectId {
 }
 
 /// `N` bytes from the kernel's random generator.
+#[allow(clippy::disallowed_methods)] // the one place that may ask the kernel
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the kernel's random generator answers once booted");

@@ -172,17 +172,14 @@ fn a_backup_is_listed_compared_copied_and_restored() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_warning_and_the_rest_is_saved() {
+fn a_source_that_is_missing_makes_no_point() {
     let host = Host::new();
     let files = host.files();
     host.expect(0, &["init", "primary"]);
-    let target = files.join("gone");
     let source = files.to_str().expect("UTF-8");
-    let missing = target.to_str().expect("UTF-8");
-    let output = host.run(&["--json", "backup", source, missing, "primary/web"]);
-    let code = output.status.code();
-    // A source that is missing as a whole is refused or reported, never passed over in silence.
-    assert!(matches!(code, Some(1..=3)), "{code:?}");
+    let complaint = host.complaint(1, &["backup", source, "files/missing", "primary/web"]);
+    assert!(complaint.contains("files/missing"), "{complaint}");
+    assert_eq!(host.expect(0, &["points", "primary"]), "");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Returns the exit code for this process: of the child if it ends before it is ready. Must be called while the
 /// process has one thread: a fork takes only the calling one along, and leaves the locks of the others held for ever.
 pub fn run(work: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> u8) -> Result<u8> {
-    let (mut reader, mut writer) = pipe()?;
+    let (mut reader, writer) = pipe()?;
     // SAFETY: this process has one thread, so the child's memory is consistent and all it does is allowed.
     match unsafe { libc::fork() } {
         -1 => Err(failed(std::io::Error::last_os_error())),
@@ -20,9 +20,12 @@ pub fn run(work: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> u8) -> Result<u8
             drop(reader);
             // SAFETY: setsid takes no pointers; in a fresh child it cannot fail.
             unsafe { libc::setsid() };
+            let mut writer = Some(writer);
             let mut ready = || {
                 detach()?;
-                writer.write_all(b"ready").map_err(failed)
+                // Closed at once: our parent reads to the end.
+                let told = writer.take().map(|mut writer| writer.write_all(b"ready"));
+                told.transpose().map(|_| ()).map_err(failed)
             };
             let code = work(&mut ready);
             std::process::exit(code.into());

@@ -25,6 +25,9 @@ const USUAL: [&str; 4] = [
 const ENTRIES_MIN: usize = 20;
 /// Entries that are looked at for a file to restore.
 const LOOKED_AT_MAX: usize = 10_000;
+/// How long the mount may take to show what another process has written: a minute.
+const SEEN_LOOKS: u32 = 300;
+const SEEN_LOOK: Duration = Duration::from_millis(200);
 /// Where it is mounted, below the demo's own directory.
 const MOUNT: &str = "mnt";
 /// Two repositories that have nothing in common but this program.
@@ -157,11 +160,32 @@ impl Demo {
     /// With the system's own `cp` where the mount takes writes, else with the verb.
     fn copy(&self) -> Result<()> {
         let made = std::fs::create_dir(self.directory.join(MOUNT).join("offsite/demo"));
-        let read_only = made.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem);
+        let read_only = made.is_err_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::Unsupported
+            )
+        });
         if read_only {
-            return self.step(&["keepfs", "copy", "primary/demo/first", "offsite"].map(OsStr::new));
+            let words = ["keepfs", "copy", "primary/demo/first", "offsite"];
+            self.step(&words.map(OsStr::new))?;
+            return self.seen("offsite/demo/first");
         }
         self.step(&["cp", "-a", "mnt/primary/demo/first", "mnt/offsite/demo/"].map(OsStr::new))
+    }
+
+    /// Waits until the mount shows what another process has written: it looks anew every few seconds.
+    fn seen(&self, path: &str) -> Result<()> {
+        let path = self.directory.join(MOUNT).join(path);
+        for _ in 0..SEEN_LOOKS {
+            self.go_on()?;
+            if path.exists() {
+                return Ok(());
+            }
+            std::thread::sleep(SEEN_LOOK);
+        }
+        let message = format!("{} does not appear", path.display());
+        Err(Error::new(Kind::Failed, message))
     }
 
     fn restore(&self, source: &Path, file: &Path) -> Result<()> {

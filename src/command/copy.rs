@@ -9,6 +9,9 @@ use crate::progress::Progress;
 use serde::Serialize;
 use std::sync::Arc;
 
+/// A point with the name of its backup.
+type Named = (Vec<u8>, Arc<Point>);
+
 /// What a copy did, all points together.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CopyReport {
@@ -57,7 +60,7 @@ pub fn copy(
     target: &RepositoryPlace,
     progress: &Progress,
 ) -> Result<CopyReport> {
-    let mut groups: Vec<(Arc<Catalog>, Vec<(Vec<u8>, Arc<Point>)>)> = Vec::new();
+    let mut groups: Vec<(Arc<Catalog>, Vec<Named>)> = Vec::new();
     for place in sources {
         let catalog = host.catalog(&place.repository, false)?;
         let points = selected(&catalog, place)?;
@@ -87,7 +90,7 @@ pub fn copy(
     Ok(report)
 }
 
-fn selected(catalog: &Catalog, place: &Place) -> Result<Vec<(Vec<u8>, Arc<Point>)>> {
+fn selected(catalog: &Catalog, place: &Place) -> Result<Vec<Named>> {
     if !place.path.is_empty() {
         let message = format!(
             "a restore point is copied as a whole; {} is only a part of one",
