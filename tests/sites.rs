@@ -279,7 +279,13 @@ impl Random {
         let mut text = Vec::with_capacity(length + 16);
         while text.len() < length {
             let word = self.below(500);
-            text.extend(format!("w{word:x}{} ", if word % 7 == 0 { "\n" } else { "" }).bytes());
+            text.extend(
+                format!(
+                    "w{word:x}{} ",
+                    if word.is_multiple_of(7) { "\n" } else { "" }
+                )
+                .bytes(),
+            );
         }
         text.truncate(length);
         text
