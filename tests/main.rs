@@ -1,5 +1,6 @@
 //! The one integration test binary: two cores link it once.
 
+mod broken_copies;
 mod copy;
 mod endpoints;
 mod engine;
