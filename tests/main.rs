@@ -2,6 +2,7 @@
 
 mod backup;
 mod cli;
+mod broken_copies;
 mod copy;
 mod damage;
 mod endpoints;

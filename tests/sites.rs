@@ -2,17 +2,21 @@
 
 use keepfs::chunk::Cutting;
 use keepfs::clock::{Clock, Time};
-use keepfs::copy::End;
+use keepfs::copy::{End, Scope, Selection, SessionReport, TransferOptions, copy_points};
+use keepfs::error::Result;
 use keepfs::id::ChunkId;
 use keepfs::point::{
     Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Inode, Node, Owner, Point,
     PointRecord, SideWriter, Source, Tree, Trees,
 };
+use keepfs::progress::Progress;
 use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
 use keepfs::store::faults::FaultyStore;
 use keepfs::store::{MemoryStore, SharedStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub const MIB: u64 = 1 << 20;
 
 /// Images (`*.img`) are cut into blocks of so many bytes: a small one has many extents.
 pub const BLOCK: u32 = 512;
@@ -112,7 +116,7 @@ impl Site {
     }
 }
 
-fn sink(writer: &Writer) -> impl FnMut(ChunkId, &[u8]) -> keepfs::error::Result<()> + '_ {
+fn sink(writer: &Writer) -> impl FnMut(ChunkId, &[u8]) -> Result<()> + '_ {
     |id, bytes| writer.put(Lane::Tree, id, bytes).map(|_| ())
 }
 
@@ -279,7 +283,13 @@ impl Random {
         let mut text = Vec::with_capacity(length + 16);
         while text.len() < length {
             let word = self.below(500);
-            text.extend(format!("w{word:x}{} ", if word % 7 == 0 { "\n" } else { "" }).bytes());
+            text.extend(
+                format!(
+                    "w{word:x}{} ",
+                    if word.is_multiple_of(7) { "\n" } else { "" }
+                )
+                .bytes(),
+            );
         }
         text.truncate(length);
         text
@@ -311,4 +321,66 @@ pub fn assorted(seed: u64, count: usize) -> Files {
         }
     }
     files
+}
+
+/// Chunks of the source's files that the target's index does not know.
+pub fn missing_chunks(source: &End, target: &End) -> usize {
+    let contents = source.catalog.contents();
+    let ids: std::collections::BTreeSet<_> = contents
+        .points
+        .values()
+        .flat_map(|points| points.values())
+        .flat_map(|point| chunks_of(&source.trees, &point.record.tree))
+        .flat_map(|(_, ids)| ids)
+        .collect();
+    ids.iter()
+        .filter(|id| target.repository().find(id).unwrap().is_none())
+        .count()
+}
+
+/// Whatever point is visible in the target refers to nothing that is not there.
+pub fn assert_points_are_whole(source: &End, target: &End) {
+    for point in target
+        .catalog
+        .contents()
+        .points
+        .values()
+        .flat_map(|points| points.values())
+    {
+        let chunks = chunks_of(&target.trees, &point.record.tree);
+        assert_eq!(chunks, chunks_of(&source.trees, &point.record.tree));
+        let there = |id| target.repository().find(id).unwrap().is_some();
+        assert!(chunks.values().flatten().all(there));
+        for id in chunks.values().flatten().step_by(7) {
+            target.repository().read_chunk(id).unwrap();
+        }
+    }
+}
+
+pub fn everything() -> Selection {
+    Selection {
+        scopes: vec![Scope::Repository],
+        into: None,
+    }
+}
+
+pub fn try_copy(source: &End, target: &End) -> Result<SessionReport> {
+    let options = TransferOptions::default();
+    copy_points(
+        &everything(),
+        source,
+        target,
+        &options,
+        &Progress::default(),
+    )
+}
+
+pub fn copy(source: &End, target: &End) -> SessionReport {
+    try_copy(source, target).unwrap()
+}
+
+pub fn files_of(end: &End, backup: &str, point: &str) -> Files {
+    let contents = end.catalog.refresh().unwrap();
+    let point = contents.point(backup.as_bytes(), point.as_bytes()).unwrap();
+    read_all(&end.trees, &point.record.tree)
 }
