@@ -3,7 +3,10 @@
 mod damage;
 mod endpoints;
 mod engine;
+mod golden;
+mod hostile;
 mod planted;
+mod reader;
 mod restore;
 mod servers;
 mod stores;
