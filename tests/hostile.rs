@@ -11,9 +11,49 @@ use keepfs::point::*;
 use keepfs::repository::*;
 use keepfs::store::Store;
 use keepfs::store::names::{Name, PackKind};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 const TURNS: usize = 2000;
+/// No decoder takes more memory for one input, whatever the input says of itself.
+const MEMORY_MAX: usize = 64 << 20;
+
+/// The system's allocator, counting what each thread holds and the most it held.
+pub struct Counting;
+
+thread_local! {
+    static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+fn count(change: impl Fn(usize) -> usize) {
+    // A thread that ends has nothing to count any more.
+    let _ = HELD.try_with(|held| {
+        let now = change(held.get().0);
+        held.set((now, held.get().1.max(now)));
+    });
+}
+
+// SAFETY: every call is handed to the system's allocator as it is; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(|held| held.saturating_add(layout.size()));
+        // SAFETY: the caller's promises are those of the system's allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(|held| held.saturating_add(layout.size()));
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(|held| held.saturating_sub(layout.size()));
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
 
 /// A generator of bent bytes; the same numbers in every run.
 struct Bender(u64);
@@ -83,7 +123,16 @@ fn bend_all(seeds: &[Vec<u8>], mut decode: impl FnMut(&[u8]) -> keepfs::error::R
     while turn < TURNS || seconds.is_some() && Instant::now() < until {
         turn += 1;
         let bytes = bender.bend(seeds);
-        if let Err(error) = decode(&bytes) {
+        let before = HELD.get().0;
+        HELD.set((before, before));
+        let result = decode(&bytes);
+        let most = HELD.get().1.saturating_sub(before);
+        assert!(
+            most <= MEMORY_MAX,
+            "{most} bytes of memory for {} bytes",
+            bytes.len()
+        );
+        if let Err(error) = result {
             let kinds = [
                 Kind::Damaged,
                 Kind::TooNew,
@@ -103,7 +152,7 @@ fn bend_all(seeds: &[Vec<u8>], mut decode: impl FnMut(&[u8]) -> keepfs::error::R
 #[test]
 fn bent_headers_are_refused() {
     let good = Header::new(ObjectId([1; 16]), Default::default()).encode(&golden::ring());
-    bend_all(&[good.clone()], |bytes| {
+    bend_all(std::slice::from_ref(&good), |bytes| {
         let header = Header::decode(bytes)?;
         Header::confirm(bytes, &golden::ring())?;
         assert_eq!(header, Header::decode(&good)?);

@@ -10,3 +10,7 @@ mod reader;
 mod restore;
 mod servers;
 mod stores;
+
+/// Lets the tests of hostile bytes see how much memory a decoder takes.
+#[global_allocator]
+static MEMORY: hostile::Counting = hostile::Counting;

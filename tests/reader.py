@@ -9,6 +9,7 @@ newer), zstandard and blake3.
 
 import functools
 import os
+import pathlib
 import re
 import stat
 import struct
@@ -27,12 +28,7 @@ SECTION, FRAME = range(2)
 
 
 class Damaged(Exception):
-    pass
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
+    """Bytes are not what was written."""
 
 
 def derive(material, salt, purpose, length):
@@ -41,19 +37,15 @@ def derive(material, salt, purpose, length):
 
 class Fields:
     """Little-endian fields off the front of bytes."""
-
     def __init__(self, data):
         self.data, self.at = data, 0
-
     def bytes(self, count):
         if self.at + count > len(self.data):
             raise Damaged("cut short")
         self.at += count
         return self.data[self.at - count : self.at]
-
     def number(self, code):
         return struct.unpack("<" + code, self.bytes(struct.calcsize("<" + code)))[0]
-
     u8 = lambda self: self.number("B")
     u16 = lambda self: self.number("H")
     u32 = lambda self: self.number("I")
@@ -69,7 +61,6 @@ class Fields:
     extent = lambda self: (self.u64(), self.optional(self.id))
     extents = lambda self: self.many(self.extent)
     child = lambda self: (self.blob(), self.tree())[1]
-
     def file(self):
         size, _, _, kind = self.u64(), self.optional(self.id), self.u32(), self.u32()
         return size, (kind, [lambda: None, self.id, self.extents, self.id][kind]())
@@ -84,11 +75,9 @@ def document(data):
 
 class ObjectKey:
     """The key of one object, or of a slot."""
-
     def __init__(self, derived, repository, kind, identity, number=0):
         self.aead, self.commitment = AESGCM(derived[:32]), derived[32:]
         self.owner = repository + identity + struct.pack("<QB", number, kind)
-
     def decrypt(self, part, counter, data, plain_bytes=None, last=False):
         plain_bytes = len(data) - 16 if plain_bytes is None else plain_bytes
         place = self.owner + struct.pack("<BBBQI", part, last, 0, counter, plain_bytes)
@@ -99,10 +88,8 @@ class Repository:
     def __init__(self, directory):
         self.directory = directory
         header = Fields(self.get("header"))
-        if header.bytes(8) != b"keepfs\x1a\n":
-            raise Damaged("not a keepfs repository")
-        if header.u32() != 1 or header.u32() != 120 or header.u64() != 0:
-            raise Damaged("a newer format")
+        if header.bytes(8) != b"keepfs\x1a\n" or (header.u32(), header.u32(), header.u64()) != (1, 120, 0):
+            raise Damaged("not a keepfs repository of format 1")
         header.u64()
         self.id = header.bytes(16)
         self.epochs = self.open_ring()
@@ -111,21 +98,15 @@ class Repository:
             raise Damaged("the header is another repository's")
         self.packs, self.chunks = [], {}
         self.load_index()
-
-    def get(self, name):
-        return read(os.path.join(self.directory, name))
-
+    get = lambda self, name: pathlib.Path(self.directory, name).read_bytes()
     def names(self, prefix):
         for path, _, files in os.walk(os.path.join(self.directory, prefix)):
             yield from (os.path.relpath(os.path.join(path, file), self.directory) for file in sorted(files))
-
     def open_ring(self):
         for name in self.names("keys"):
-            ring = self.open_slot(bytes.fromhex(name.split("/")[1]), Fields(self.get(name)))
-            if ring:
+            if ring := self.open_slot(bytes.fromhex(name.split("/")[1]), Fields(self.get(name))):
                 return ring
         sys.exit("this password or key file opens no slot")
-
     def open_slot(self, identity, slot):
         if blake3(slot.data[:-32]).digest() != slot.data[-32:] or slot.bytes(4) != b"kfky" or slot.u16() != 1:
             return None
@@ -140,7 +121,7 @@ class Repository:
         elif "KEEPFS_KEY_FILE" not in os.environ:
             return None
         else:
-            material = derive(read(os.environ["KEEPFS_KEY_FILE"]), None, b"keepfs 1 key file", 32)
+            material = derive(pathlib.Path(os.environ["KEEPFS_KEY_FILE"]).read_bytes(), None, b"keepfs 1 key file", 32)
         derived = derive(material, salt, b"keepfs 1 slot" + bytes([kind]), 64)
         key = ObjectKey(derived, self.id, KEY, identity)
         if key.commitment != commitment:
@@ -149,11 +130,9 @@ class Repository:
         if ring.bytes(16) != self.id:
             raise Damaged("a key slot is another repository's")
         return dict(ring.many(lambda: (ring.u32(), ring.bytes(32))))
-
     def object_key(self, epoch, salt, kind, identity, number=0):
         derived = derive(self.epochs[epoch], salt, b"keepfs 1 object" + self.id, 64)
         return ObjectKey(derived, self.id, kind, identity, number)
-
     def sealed(self, name, kind, identity=bytes(16), number=0):
         """The body of a document or index segment."""
         fields = Fields(self.get(name))
@@ -168,7 +147,6 @@ class Repository:
         for n, at in enumerate(sections):
             body += key.decrypt(SECTION, n, fields.data[at : at + length + 16], last=at == sections[-1])
         return unpacked(body, 64 << 20) if flags & 1 else body
-
     def load_index(self):
         segments, replaced = {}, set()
         for name in self.names("index"):
@@ -183,7 +161,6 @@ class Repository:
         for identity, (counts, body) in segments.items():
             if identity not in replaced:
                 self.load_segment(counts, body)
-
     def load_segment(self, counts, body):
         base = len(self.packs)
         heads = [(body.bytes(16), body.bytes(16), struct.unpack("<6I", body.bytes(24)), body.bytes(32)) for _ in range(counts[0])]
@@ -199,7 +176,6 @@ class Repository:
         for _ in range(counts[3]):
             chunk, pack, offset, length = body.id(), body.u32(), body.u32(), body.u32()
             self.chunks[chunk] = base + pack, offset, length
-
     @functools.lru_cache(64)
     def frame(self, pack, number):
         name, key, spans = self.packs[pack]
@@ -207,7 +183,6 @@ class Repository:
         length = stream_end - stream_begin
         plain = key.decrypt(FRAME, number, self.get(name)[begin:end], length)
         return plain if len(plain) == length else unpacked(plain, length)
-
     def chunk(self, identity):
         pack, offset, length = self.chunks[identity]
         content = b""
@@ -218,13 +193,11 @@ class Repository:
         if blake3(content).digest() != identity:
             raise Damaged(f"chunk {identity.hex()}")
         return content
-
     def documents(self, prefix, kind):
         for name in self.names(prefix):
             identity, number = re.split("[/.]", name)[1:]
             body = self.sealed(name, kind, bytes.fromhex(identity), int(number, 16))
             yield bytes.fromhex(identity), number, document(body)
-
     def points(self):
         """(backup, point) -> record, of all visible points."""
         backups = {identity: fields.blob() for identity, _, fields in self.documents("backups", BACKUP)}
@@ -241,7 +214,6 @@ class Repository:
             record["tree"] = fields.tree()
             points[backups[record["backup"]], record["name"]] = record
         return points
-
     def entries(self, page):
         fields = document(self.chunk(page))
         if fields.u32() == 1:
@@ -256,7 +228,6 @@ class Repository:
             node = [fields.file, fields.tree, fields.blob, fields.u64, fields.u64]
             entry["node"] = node[entry["kind"]]() if entry["kind"] < 5 else None
             yield entry
-
     def extents(self, content, size):
         kind, value = content
         if kind == 1:
@@ -266,20 +237,21 @@ class Repository:
         elif kind == 3:
             fields = document(self.chunk(value))
             if fields.u32() == 0:
-                yield from fields.extents()
-            else:
-                for child in fields.many(fields.child):
-                    yield from self.extents((3, child), None)
-
+                return (yield from fields.extents())
+            for child in fields.many(fields.child):
+                yield from self.extents((3, child), None)
     def restore(self, page, target, groups):
         for entry in self.entries(page):
             path = os.path.join(target, entry["name"])
-            if entry["group"] in groups:
-                os.link(groups[entry["group"]], path, follow_symlinks=False)
+            kind, node, group = entry["kind"], entry["node"], entry["group"]
+            if group in groups:
+                os.link(groups[group], path, follow_symlinks=False)
                 continue
-            kind, node = entry["kind"], entry["node"]
             if kind == 0:
-                self.restore_file(node, path)
+                with open(path, "wb") as output:
+                    output.truncate(node[0])
+                    for length, chunk in self.extents(node[1], node[0]):
+                        output.write(self.chunk(chunk)) if chunk else output.seek(length, os.SEEK_CUR)
             elif kind == 1:
                 os.mkdir(path, 0o700)
                 self.restore(node, path, groups)
@@ -289,15 +261,8 @@ class Repository:
                 types = {3: stat.S_IFBLK, 4: stat.S_IFCHR, 5: stat.S_IFIFO, 6: stat.S_IFSOCK}
                 os.mknod(path, types[kind] | 0o600, node or 0)
             attributes(path, entry, kind == 2)
-            if entry["group"]:
-                groups[entry["group"]] = path
-
-    def restore_file(self, node, path):
-        size, content = node
-        with open(path, "wb") as output:
-            output.truncate(size)
-            for length, chunk in self.extents(content, size):
-                output.write(self.chunk(chunk)) if chunk else output.seek(length, os.SEEK_CUR)
+            if group:
+                groups[group] = path
 
 
 def unpacked(data, limit):
