@@ -78,7 +78,7 @@
 //!
 //! # From a chunk's id to its bytes
 //!
-//! An `index/` segment's body is laid out in [`Segment`](super::Segment) (`segment.rs`): packs, frames, chunks. A
+//! An `index/` segment's body is laid out in [`Segment`] (`segment.rs`): packs, frames, chunks. A
 //! segment that another one present replaces is ignored. A chunk may stand in several segments; any will do.
 //!
 //! ```text

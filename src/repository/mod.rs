@@ -1,6 +1,6 @@
 //! A repository: a store, its keys and a format. The only room that knows bytes at rest.
 //!
-//! [`format`] describes every byte; the other files of this room hold each structure's layout beside its code.
+//! [`mod@format`] describes every byte; the other files of this room hold each structure's layout beside its code.
 
 mod codec;
 mod crypto;
