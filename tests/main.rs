@@ -8,8 +8,15 @@ mod damage;
 mod endpoints;
 mod engine;
 mod mount;
+mod golden;
+mod hostile;
 mod planted;
+mod reader;
 mod restore;
 mod servers;
 mod sites;
 mod stores;
+
+/// Lets the tests of hostile bytes see how much memory a decoder takes.
+#[global_allocator]
+static MEMORY: hostile::Counting = hostile::Counting;

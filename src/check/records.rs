@@ -17,58 +17,75 @@ struct Link {
     hash: [u8; 32],
 }
 
+/// What the documents say that concerns others.
+#[derive(Default)]
+struct Seen {
+    backups: HashSet<ObjectId>,
+    links: Vec<Link>,
+    /// Hashes of the records that catalogues hold.
+    copies: HashMap<Name, [u8; 32]>,
+    forgotten: HashSet<Name>,
+}
+
+impl Seen {
+    /// Decodes a document and sees that it belongs where it lies.
+    fn document(&mut self, catalog: &Catalog, name: Name, bytes: &[u8]) -> Result<()> {
+        match name {
+            Name::Config(_) => drop(decode::<Settings>(bytes)?),
+            Name::Backup(id, number) => {
+                check_backup(catalog, id, number, &decode(bytes)?)?;
+                self.backups.insert(id);
+            }
+            Name::Catalogue(_) => note_copies(decode(bytes)?, &mut self.copies)?,
+            Name::Point(id, _) => self.links.push(link(catalog, name, id, bytes)?),
+            Name::Mark(..) => drop(decode::<Mark>(bytes)?),
+            Name::Trash(id, generation) => {
+                let trash: Trash = decode(bytes)?;
+                self.forgotten
+                    .extend((!trash.undone).then_some(Name::Point(id, generation)));
+            }
+            Name::Lease(_) => drop(decode::<Lease>(bytes)?),
+            Name::Condemned(_) => drop(decode::<Condemned>(bytes)?),
+            // What a session's record says belongs to the copy room; that it decrypts is checked.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Listing prefixes of all documents.
+const DOCUMENTS: [&str; 9] = [
+    names::CONFIG,
+    names::BACKUPS,
+    names::CATALOGUE,
+    names::POINTS,
+    names::MARKS,
+    names::TRASH,
+    names::LEASES,
+    names::SESSIONS,
+    names::CONDEMNED,
+];
+
 pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
     check_header(context)?;
     check_keys(context)?;
-    let mut backups = HashSet::new();
-    let mut links = Vec::new();
-    let mut copies = HashMap::new();
-    let mut forgotten = HashSet::new();
-    for prefix in [
-        names::CONFIG,
-        names::BACKUPS,
-        names::CATALOGUE,
-        names::POINTS,
-        names::MARKS,
-        names::TRASH,
-        names::LEASES,
-        names::SESSIONS,
-        names::CONDEMNED,
-    ] {
+    let mut seen = Seen::default();
+    for prefix in DOCUMENTS {
         for object in context.repository.store().list(prefix)? {
             context.progress.go_on()?;
             let Some(name) = Name::parse(&object.name) else {
                 continue;
             };
-            let found = examined(context.repository.document_bytes(name))?.and_then(|bytes| {
-                Ok(match name {
-                    Name::Config(_) => drop(decode::<Settings>(&bytes)?),
-                    Name::Backup(id, number) => {
-                        check_backup(catalog, id, number, &decode(&bytes)?)?;
-                        backups.insert(id);
-                    }
-                    Name::Catalogue(_) => note_copies(decode(&bytes)?, &mut copies)?,
-                    Name::Point(id, _) => links.push(link(catalog, name, id, &bytes)?),
-                    Name::Mark(..) => drop(decode::<Mark>(&bytes)?),
-                    Name::Trash(id, generation) => {
-                        if !decode::<Trash>(&bytes)?.undone {
-                            forgotten.insert(Name::Point(id, generation));
-                        }
-                    }
-                    Name::Lease(_) => drop(decode::<Lease>(&bytes)?),
-                    Name::Condemned(_) => drop(decode::<Condemned>(&bytes)?),
-                    // What a session's record says belongs to the copy room; that it decrypts is checked.
-                    _ => {}
-                })
-            });
+            let found = examined(context.repository.document_bytes(name))?
+                .and_then(|bytes| seen.document(catalog, name, &bytes));
             if let Err(error) = found {
                 context.findings.problem(object_of(name), name, error);
             }
         }
     }
-    check_copies(context, &links, &copies);
-    check_backups_exist(context, &links, &backups);
-    check_chains(context, links, &forgotten);
+    check_copies(context, &seen.links, &seen.copies);
+    check_backups_exist(context, &seen.links, &seen.backups);
+    check_chains(context, seen.links, &seen.forgotten);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A repository: a store, its keys and a format. The only room that knows bytes at rest.
 //!
-//! [`format`] describes every byte; the other files of this room hold each structure's layout beside its code.
+//! [`mod@format`] describes every byte; the other files of this room hold each structure's layout beside its code.
 
 mod codec;
 mod crypto;
@@ -438,30 +438,35 @@ impl Repository {
     }
 }
 
+/// What binds an object's ciphertext to its name.
+pub(crate) fn owner_of(repository: ObjectId, name: Name) -> Owner {
+    let (kind, id, number) = match name {
+        Name::Header => (ObjectKind::Key, ObjectId::default(), 0),
+        Name::Key(id) => (ObjectKind::Key, id, 0),
+        Name::Config(n) => (ObjectKind::Config, ObjectId::default(), n),
+        Name::Backup(id, n) => (ObjectKind::Backup, id, n),
+        Name::Pack(PackKind::Data, id) => (ObjectKind::DataPack, id, 0),
+        Name::Pack(PackKind::Tree, id) => (ObjectKind::TreePack, id, 0),
+        Name::Index(id) => (ObjectKind::Index, id, 0),
+        Name::Catalogue(id) => (ObjectKind::Catalogue, id, 0),
+        Name::Point(id, generation) => (ObjectKind::Point, id, generation),
+        Name::Mark(id, n) => (ObjectKind::Mark, id, n),
+        Name::Trash(id, generation) => (ObjectKind::Trash, id, generation),
+        Name::Lease(id) => (ObjectKind::Lease, id, 0),
+        Name::Session(id, n) => (ObjectKind::Session, id, n),
+        Name::Condemned(n) => (ObjectKind::Condemned, ObjectId::default(), n),
+    };
+    Owner {
+        repository,
+        kind,
+        id,
+        number,
+    }
+}
+
 impl Access {
     fn owner(&self, name: Name) -> Owner {
-        let (kind, id, number) = match name {
-            Name::Header => (ObjectKind::Key, ObjectId::default(), 0),
-            Name::Key(id) => (ObjectKind::Key, id, 0),
-            Name::Config(n) => (ObjectKind::Config, ObjectId::default(), n),
-            Name::Backup(id, n) => (ObjectKind::Backup, id, n),
-            Name::Pack(PackKind::Data, id) => (ObjectKind::DataPack, id, 0),
-            Name::Pack(PackKind::Tree, id) => (ObjectKind::TreePack, id, 0),
-            Name::Index(id) => (ObjectKind::Index, id, 0),
-            Name::Catalogue(id) => (ObjectKind::Catalogue, id, 0),
-            Name::Point(id, generation) => (ObjectKind::Point, id, generation),
-            Name::Mark(id, n) => (ObjectKind::Mark, id, n),
-            Name::Trash(id, generation) => (ObjectKind::Trash, id, generation),
-            Name::Lease(id) => (ObjectKind::Lease, id, 0),
-            Name::Session(id, n) => (ObjectKind::Session, id, n),
-            Name::Condemned(n) => (ObjectKind::Condemned, ObjectId::default(), n),
-        };
-        Owner {
-            repository: self.ring.repository,
-            kind,
-            id,
-            number,
-        }
+        owner_of(self.ring.repository, name)
     }
 
     fn document_bytes(&self, name: Name) -> Result<Vec<u8>> {
