@@ -1,8 +1,10 @@
 //! The one integration test binary: two cores link it once.
 
 mod backup;
+mod copy;
 mod endpoints;
 mod engine;
 mod mount;
 mod servers;
+mod sites;
 mod stores;

@@ -1,1 +1,21 @@
-//! Being built.
+//! Restore points into another repository: plan (pure), then transfer, then commit.
+//!
+//! What the target has is not read. A frame that the target needs whole moves as it is: decrypted, encrypted under the
+//! target's key, never decompressed; a frame of which it needs a part is cut and grouped anew.
+
+mod backlog;
+mod pages;
+mod plan;
+mod point;
+mod run;
+mod session;
+mod transfer;
+
+pub use plan::{Scope, Selection, Step, Verdict, plan};
+pub use point::Failed;
+pub use run::{End, PointReport, SessionReport, copy_point, copy_points};
+pub use session::{
+    FAILED_PARTS_MAX, FailedPart, Outcome, Party, SessionCounters, SessionPoint, SessionRecord,
+    SessionState, sessions,
+};
+pub use transfer::{Failure, Transfer, TransferOptions, TransferReport};

@@ -8,7 +8,7 @@ use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
 use crate::store::names::{Name, PackKind};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -31,9 +31,10 @@ const TREE_FRAME_BYTES: usize = 512 << 10;
 const RAW_SHARE: usize = 64;
 /// Packs that are being made durable while the next one is written.
 const FINISHING_MAX: usize = 3;
-/// An index segment is published at the latest after so many packs or chunks: what a crash may make a rerun send again.
+/// An index segment is published at the latest after so many packs, chunks or bytes: what a crash may make a rerun send again.
 const UNPUBLISHED_PACKS_MAX: usize = 16;
 const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
+const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
 const SHARDS: usize = 16;
 
 /// How a chunk is framed.
@@ -79,8 +80,10 @@ pub struct Written {
     pub data_packs: AtomicU64,
     /// Frames that arrived compressed and moved as they were.
     pub frames_moved: AtomicU64,
-    /// Data frames compressed here.
+    /// Frames of data compressed here.
     pub frames_compressed: AtomicU64,
+    /// Frames of tree pages compressed here.
+    pub tree_frames_compressed: AtomicU64,
 }
 
 /// Chunks that become one frame.
@@ -136,6 +139,9 @@ pub struct Writer {
     window: Mutex<Window>,
     /// Frames of full windows, compressed by whoever comes by next.
     ready: Mutex<VecDeque<Group>>,
+    /// Held shared by every put and alone by a flush, so that a flush leaves nothing out that another thread has in
+    /// hand: a chunk that this thread was told is there may just be on its way through that one.
+    puts: RwLock<()>,
     trees: Mutex<Group>,
     data_pack: Mutex<Option<OpenPack>>,
     tree_pack: Mutex<Option<OpenPack>>,
@@ -163,6 +169,7 @@ impl Writer {
             claimed: Default::default(),
             window: Mutex::default(),
             ready: Mutex::default(),
+            puts: RwLock::default(),
             trees: Mutex::default(),
             data_pack: Mutex::default(),
             tree_pack: Mutex::default(),
@@ -200,17 +207,28 @@ impl Writer {
         Ok(!claimed.contains(id) && !self.in_index(id)? && claimed.insert(*id))
     }
 
+    /// Gives up a claim on a chunk that cannot be written after all.
+    pub fn release(&self, id: &ChunkId) {
+        self.shard(id).lock().remove(id);
+    }
+
     /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
     pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
+        let _put = self.puts.read();
         if !self.claim(&id)? {
             return Ok(false);
         }
-        self.put_claimed(lane, id, content)?;
+        self.store_claimed(lane, id, content)?;
         Ok(true)
     }
 
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
+        let _put = self.puts.read();
+        self.store_claimed(lane, id, content)
+    }
+
+    fn store_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
         self.written.chunks.fetch_add(1, Relaxed);
         self.written
             .plain_bytes
@@ -276,9 +294,11 @@ impl Writer {
         thread_local! {
             static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
         }
-        if kind == PackKind::Data {
-            self.written.frames_compressed.fetch_add(1, Relaxed);
-        }
+        let counter = match kind {
+            PackKind::Data => &self.written.frames_compressed,
+            PackKind::Tree => &self.written.tree_frames_compressed,
+        };
+        counter.fetch_add(1, Relaxed);
         let level = self.repository.settings().level;
         let compressed = COMPRESSOR.with_borrow_mut(|slot| {
             if slot.as_ref().is_none_or(|(at, _)| *at != level) {
@@ -298,6 +318,7 @@ impl Writer {
     /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
     /// has claimed those chunks.
     pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        let _put = self.puts.read();
         self.written
             .frames_moved
             .fetch_add(payloads.len() as u64, Relaxed);
@@ -391,7 +412,10 @@ impl Writer {
         oldest.map_or(Ok(()), join)?;
         self.publish_if(|packs| {
             let chunks: usize = packs.iter().map(|(_, pack)| pack.chunks.len()).sum();
-            packs.len() >= UNPUBLISHED_PACKS_MAX || chunks >= UNPUBLISHED_CHUNKS_MAX
+            let bytes: u64 = packs.iter().map(|(_, pack)| pack.object_bytes).sum();
+            packs.len() >= UNPUBLISHED_PACKS_MAX
+                || chunks >= UNPUBLISHED_CHUNKS_MAX
+                || bytes >= UNPUBLISHED_BYTES_MAX
         })
     }
 
@@ -412,8 +436,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns when everything put so far is durable and in the index.
+    /// Returns when everything put so far is durable and in the index, also what other threads have put. A chunk that
+    /// was claimed apart from its put is its claimer's to wait for.
     pub fn flush(&self) -> Result<()> {
+        let _alone = self.puts.write();
         self.check_failed()?;
         let result = self.flush_all();
         self.note_failure(result)

@@ -1,0 +1,221 @@
+//! The record of a copy session: `sessions/<id>/<n>` in the target; the highest `n` holds.
+
+use crate::clock::Time;
+use crate::error::{Kind, Result};
+use crate::id::ObjectId;
+use crate::repository::{Repository, host_name};
+use crate::store::names::{self, Name};
+use bincode::{Decode, Encode};
+use std::collections::BTreeMap;
+
+/// Failed parts that a record lists at most; it counts them all. 10 000 parts are about 2 MB.
+pub const FAILED_PARTS_MAX: usize = 10_000;
+
+/// How a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum SessionState {
+    /// It works, or its process died.
+    Running,
+    /// It waits for something to become free.
+    Waiting,
+    /// It tries failed parts again.
+    Retrying,
+    /// Everything was copied.
+    Success,
+    /// Everything was copied, and there is something to say about it.
+    Warning,
+    /// It ended without doing all; run it again.
+    Failed,
+    /// Parts failed; a person decides.
+    NeedsAction,
+    /// What it wrote is being removed.
+    Undoing,
+    /// What it wrote was removed.
+    Undone,
+}
+
+/// What became of one point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    /// Not done yet.
+    Waiting,
+    /// It is in the target now.
+    Copied,
+    /// It was in the target already.
+    Present,
+    /// The target's backup has another point of the same name.
+    Conflict,
+    /// Parts of it could not be copied; nothing of it is visible in the target.
+    Failed,
+}
+
+/// One end of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Party {
+    /// The repository.
+    pub repository: ObjectId,
+    /// Where it is, without credentials.
+    pub location: String,
+}
+
+impl Party {
+    /// This repository.
+    pub fn of(repository: &Repository) -> Self {
+        Self {
+            repository: repository.id(),
+            location: repository.location(),
+        }
+    }
+}
+
+/// One point of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SessionPoint {
+    /// Name of its backup in the source.
+    pub backup: Vec<u8>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its id in the source.
+    pub id: ObjectId,
+    /// Its generation in the source.
+    pub generation: u64,
+    /// Name of the backup in the target.
+    pub into: Vec<u8>,
+    /// Entries in its tree.
+    pub entries: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// A part of a point that could not be copied.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FailedPart {
+    /// Name of the point's backup in the source.
+    pub backup: Vec<u8>,
+    /// Name of the point.
+    pub point: Vec<u8>,
+    /// Path in the point; empty when it concerns the point as a whole.
+    pub path: Vec<u8>,
+    /// Why.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What a session has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct SessionCounters {
+    /// Frames that moved as they were.
+    pub frames_moved: u64,
+    /// Frames that were decompressed.
+    pub frames_cut: u64,
+    /// Stored bytes of data read from the source.
+    pub data_bytes_read: u64,
+    /// Bytes of data packs written to the target.
+    pub data_bytes_written: u64,
+    /// Data packs written to the target.
+    pub data_packs: u64,
+    /// Bytes of all packs written to the target.
+    pub stored_bytes: u64,
+    /// Chunks of content that were brought.
+    pub chunks_moved: u64,
+    /// Chunks of content that the target had.
+    pub chunks_present: u64,
+}
+
+/// `sessions/<id>/<n>`: a copy session.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SessionRecord {
+    /// How it stands.
+    pub state: SessionState,
+    /// One sentence about the state; empty where there is nothing to say.
+    pub reason: String,
+    /// When it began.
+    pub started: Time,
+    /// When it ended.
+    pub ended: Option<Time>,
+    /// Where it copies from.
+    pub source: Party,
+    /// Where it copies to.
+    pub target: Party,
+    /// The proxy that moves its data.
+    pub proxy: String,
+    /// The host of its process.
+    pub host: String,
+    /// Its process.
+    pub process: u32,
+    /// Its points, in the order in which they are copied.
+    pub points: Vec<SessionPoint>,
+    /// What could not be copied: at most [`FAILED_PARTS_MAX`] parts.
+    pub failed: Vec<FailedPart>,
+    /// How many parts could not be copied.
+    pub failed_total: u64,
+    /// What was done.
+    pub counters: SessionCounters,
+    /// Facts of later versions that a reader may ignore, by name.
+    pub more: Vec<(String, Vec<u8>)>,
+}
+
+impl SessionRecord {
+    /// The record of a session that begins now, in this process.
+    pub fn begin(source: &Repository, target: &Repository, points: Vec<SessionPoint>) -> Self {
+        Self {
+            state: SessionState::Running,
+            reason: String::new(),
+            started: target.now(),
+            ended: None,
+            source: Party::of(source),
+            target: Party::of(target),
+            proxy: "local".to_owned(),
+            host: host_name(),
+            process: std::process::id(),
+            points,
+            failed: Vec::new(),
+            failed_total: 0,
+            counters: SessionCounters::default(),
+            more: Vec::new(),
+        }
+    }
+
+    /// Adds a failed part.
+    pub fn add_failed(&mut self, part: FailedPart) {
+        self.failed_total += 1;
+        if self.failed.len() < FAILED_PARTS_MAX {
+            self.failed.push(part);
+        }
+    }
+
+    /// How many points came to this end.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.points
+            .iter()
+            .filter(|point| point.outcome == outcome)
+            .count()
+    }
+}
+
+/// The sessions that a repository was the target of, each with its newest record. A record that cannot be read is
+/// passed over with a warning.
+pub fn sessions(target: &Repository) -> Result<BTreeMap<ObjectId, SessionRecord>> {
+    let mut newest: BTreeMap<ObjectId, u64> = BTreeMap::new();
+    for object in target.store().list(names::SESSIONS)? {
+        if let Some(Name::Session(id, number)) = Name::parse(&object.name) {
+            let highest = newest.entry(id).or_insert(number);
+            *highest = (*highest).max(number);
+        }
+    }
+    let mut sessions = BTreeMap::new();
+    for (id, number) in newest {
+        let name = Name::Session(id, number);
+        match target.document(name) {
+            Ok(record) => drop(sessions.insert(id, record)),
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::NotFound) => {
+                tracing::warn!("{name} cannot be read: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sessions)
+}
