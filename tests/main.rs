@@ -5,6 +5,7 @@ mod copy;
 mod endpoints;
 mod engine;
 mod mount;
+mod mount_writes;
 mod servers;
 mod sites;
 mod stores;
