@@ -6,7 +6,9 @@ mod workers;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::filesystem::{Answer, Answered, Attributes, Caller, Changes, Failure, FileSystem, Mode};
+use crate::filesystem::{
+    Answer, Answered, Attributes, Caching, Caller, Changes, Failure, FileSystem, Mode,
+};
 use crossbeam_channel::{Receiver, bounded, select};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
@@ -367,14 +369,13 @@ impl Filesystem for Shell {
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let filesystem = self.now("open");
         match filesystem.open(ino.0, flags.0) {
-            Ok(handle) if filesystem.is_final(ino.0) => reply.opened(
-                FileHandle(handle),
-                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-            ),
-            Ok(handle) => reply.opened(
-                FileHandle(handle),
-                FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
-            ),
+            Ok(handle) => {
+                let keep = match filesystem.caching(ino.0) {
+                    Caching::Nothing => FopenFlags::FOPEN_DIRECT_IO,
+                    Caching::Bytes | Caching::Everything => FopenFlags::FOPEN_KEEP_CACHE,
+                };
+                reply.opened(FileHandle(handle), keep | FopenFlags::FOPEN_NOFLUSH);
+            }
             Err(failure) => reply.error(errno(&failure)),
         }
     }
@@ -412,8 +413,10 @@ impl Filesystem for Shell {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.now("release").close(handle.0);
-        reply.ok();
+        self.run("release", move |filesystem| {
+            filesystem.close(handle.0);
+            reply.ok();
+        });
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -424,7 +427,7 @@ impl Filesystem for Shell {
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.run("opendir", move |filesystem| {
             match filesystem.open_directory(ino.0) {
-                Ok(handle) if filesystem.is_final(ino.0) => reply.opened(
+                Ok(handle) if filesystem.caching(ino.0) == Caching::Everything => reply.opened(
                     FileHandle(handle),
                     FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
                 ),
@@ -624,7 +627,7 @@ impl Filesystem for Shell {
                     &file_attr(&attributes),
                     Generation(0),
                     FileHandle(handle),
-                    FopenFlags::FOPEN_KEEP_CACHE,
+                    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
                 ),
                 Err(failure) => reply.error(errno(&failure)),
             }

@@ -18,11 +18,16 @@ use std::sync::Arc;
 /// A mount that is taken away at the end of its test, however that ends.
 pub struct Mount {
     directory: tempfile::TempDir,
+    pub state: Option<tempfile::TempDir>,
     mounted: Option<Mounted>,
 }
 
 impl Mount {
     pub fn of(repositories: Vec<(&str, Arc<Catalog>)>) -> Self {
+        Self::with_state(repositories, tempfile::tempdir().unwrap())
+    }
+
+    pub fn with_state(repositories: Vec<(&str, Arc<Catalog>)>, state: tempfile::TempDir) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users shall enter as far as the mount lets them.
         run(&format!("chmod 755 {}", directory.path().display()));
@@ -30,10 +35,15 @@ impl Mount {
             .into_iter()
             .map(|(name, catalog)| (name.to_owned(), catalog))
             .collect();
-        let filesystem = Arc::new(FileSystem::new(repositories, Options::default()));
+        let options = Options {
+            state_directory: state.path().to_owned(),
+            ..Options::default()
+        };
+        let filesystem = Arc::new(FileSystem::new(repositories, options));
         let mounted = mount(filesystem, directory.path(), MountOptions::default()).unwrap();
         Self {
             directory,
+            state: Some(state),
             mounted: Some(mounted),
         }
     }
@@ -46,8 +56,10 @@ impl Mount {
         self.directory.path()
     }
 
-    pub fn unmount(mut self) {
+    /// Takes the mount away; the state directory is left.
+    pub fn unmount(mut self) -> tempfile::TempDir {
         self.mounted.take().unwrap().unmount().unwrap();
+        self.state.take().unwrap()
     }
 }
 
@@ -82,7 +94,7 @@ pub fn run(script: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn back_up(bench: &Bench, source: &Path, name: &str) -> Arc<Point> {
+pub fn back_up(bench: &Bench, source: &Path, name: &str) -> Arc<Point> {
     let repository = bench.open();
     let trees = Arc::new(Trees::new(repository.clone()));
     let options = BackupOptions {
@@ -119,7 +131,7 @@ pub fn listing(top: &Path) -> String {
     .collect()
 }
 
-fn same_trees(one: &Path, two: &Path) {
+pub fn same_trees(one: &Path, two: &Path) {
     let (first, second) = (listing(one), listing(two));
     for (a, b) in first.lines().zip(second.lines()) {
         assert_eq!(a, b);

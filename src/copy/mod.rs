@@ -12,7 +12,7 @@ mod session;
 mod transfer;
 
 pub use plan::{Scope, Selection, Step, Verdict, plan};
-pub use point::Failed;
+pub use point::{Failed, bring_point};
 pub use run::{End, PointReport, SessionReport, copy_point, copy_points};
 pub use session::{
     FAILED_PARTS_MAX, FailedPart, Outcome, Party, SessionCounters, SessionPoint, SessionRecord,

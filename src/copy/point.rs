@@ -57,6 +57,12 @@ pub(super) fn bring(
     Ok(walk.sound)
 }
 
+/// Wants everything of a point for a record of its own in the target: trees, contents and side table. False when a
+/// page could not be read: the point cannot be copied.
+pub fn bring_point(transfer: &Transfer, record: &PointRecord, progress: &Progress) -> Result<bool> {
+    bring(transfer, record, &[], progress)
+}
+
 /// Every file and directory of a point that could not be brought, with the reason, in order of paths.
 pub(super) fn name_failed(
     transfer: &Transfer,

@@ -2,6 +2,7 @@
 
 use super::holes::Holes;
 use super::inode::{Node, What};
+use super::open::{Body, OpenNode};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{FileSystem, Options};
 use crate::clock::Time;
@@ -104,6 +105,35 @@ impl Attributes {
         ))
     }
 
+    fn of_open(ino: u64, node: &OpenNode) -> Self {
+        let facts = node.facts;
+        let (size, blocks, device) = match &node.body {
+            Body::File { content, .. } => {
+                let holes = content.size - content.data_bytes().min(content.size);
+                (content.size, (content.size - holes).div_ceil(512), 0)
+            }
+            Body::Symlink(target) => (target.len() as u64, 0, 0),
+            Body::Special(_, device) => (0, 0, *device),
+            Body::Directory { .. } => (0, 0, 0),
+        };
+        let links = match &node.body {
+            Body::Directory { .. } => 1,
+            _ => node.places.len() as u32,
+        };
+        Self {
+            size,
+            blocks,
+            links,
+            device,
+            ..Self::made_up(
+                ino,
+                node.type_bits() | facts.mode & 0o7777,
+                (facts.uid, facts.gid),
+                facts.mtime,
+            )
+        }
+    }
+
     fn of_entry(ino: u64, entry: &Entry, holes: Holes) -> Self {
         let attributes = &entry.attributes;
         let size = entry.size();
@@ -157,6 +187,9 @@ impl FileSystem {
                 }
             }
             What::Complete(point, entry) => self.attributes_of(ino, point, entry),
+            What::Open(open, number) => open
+                .node(*number, |node| Attributes::of_open(ino, node))
+                .ok()?,
         })
     }
 

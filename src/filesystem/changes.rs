@@ -1,11 +1,26 @@
 //! Changes: where each is allowed, and what it becomes.
 
-use super::attributes::Attributes;
-use super::errno::{Answer, Failure};
-use super::read::read_only;
+use super::acl;
+use super::attributes::{Attributes, SOON};
+use super::directory::LATEST;
+use super::errno::{Answer, Failure, Rule};
+use super::inode::{Node, What};
+use super::open::{Facts, Made, OpenPoint, PARTIAL, TOP};
+use super::read::{FileHandle, OpenedContent, read_only};
+use super::repositories::{CompletePoint, MountedRepository};
 use super::xattrs::RESERVED;
 use super::{Answered, FileSystem};
 use crate::clock::Time;
+use crate::error::{Error, Kind};
+use crate::id::ObjectId;
+use crate::point::is_name;
+use std::sync::Arc;
+
+/// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
+const COPY_BYTES_MAX: u64 = 64 << 20;
+const XATTR_CREATE: i32 = 1;
+const XATTR_REPLACE: i32 = 2;
+const RENAME_NOREPLACE: u32 = 1;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +57,13 @@ pub struct Changes {
     pub mtime: Option<Option<Time>>,
 }
 
+/// A directory of an open point.
+struct Place {
+    directory: Arc<Node>,
+    open: Arc<OpenPoint>,
+    node: u64,
+}
+
 impl FileSystem {
     fn refused(&self, ino: u64) -> Failure {
         match self.inodes.get(ino) {
@@ -50,97 +72,715 @@ impl FileSystem {
         }
     }
 
-    /// Makes a directory.
-    pub fn make_directory(&self, parent: u64, _: &[u8], _: Mode, _: Caller) -> Answer<Answered> {
-        Err(self.refused(parent))
+    /// The directory of an open point that this inode is; everything else refuses changes.
+    fn place(&self, ino: u64, name: &[u8]) -> Answer<Place> {
+        let directory = self.inodes.get(ino)?;
+        if name.len() > 255 {
+            return Err(Rule::NameTooLong.into());
+        }
+        match &directory.what {
+            What::Open(open, node) => Ok(Place {
+                open: open.clone(),
+                node: *node,
+                directory: directory.clone(),
+            }),
+            What::Repository(_) => Err(self.noted(
+                &directory,
+                Failure::NotPermitted(
+                    "a repository holds backups, and these hold points; make a backup with mkdir, and copy into a \
+                     directory of it: cp -a SOURCE REPOSITORY/BACKUP/POINT"
+                        .into(),
+                ),
+            )),
+            What::Backup(..) => Err(self.noted(
+                &directory,
+                Failure::NotPermitted(
+                    "a backup holds points, which are directories; make one with mkdir, or copy a directory: \
+                     cp -a SOURCE BACKUP/POINT"
+                        .into(),
+                ),
+            )),
+            _ => Err(self.refused(ino)),
+        }
+    }
+
+    /// Passes an answer of an open point on, with its refusal noted and the point sealed if that made it whole.
+    fn after<T>(&self, open: &Arc<OpenPoint>, node: &Node, answer: Answer<T>) -> Answer<T> {
+        match answer {
+            Ok(value) => {
+                self.seal_if_whole(open);
+                Ok(value)
+            }
+            Err(failure) => Err(self.noted(node, failure)),
+        }
+    }
+
+    /// A copy gets its source's owners and set-id bits, which only root and the daemon's owner may give.
+    pub(super) fn seal_if_whole(&self, open: &Arc<OpenPoint>) {
+        if open.maker == 0 || open.maker == self.options.uid {
+            open.seal_if_whole();
+        }
+    }
+
+    /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.
+    fn new_facts(
+        &self,
+        place: &Place,
+        mode: Mode,
+        caller: Caller,
+    ) -> Answer<(Facts, Vec<(Vec<u8>, Vec<u8>)>)> {
+        let directory = mode.mode & libc::S_IFMT == libc::S_IFDIR;
+        let (parent, default) = place.open.node(place.node, |node| {
+            let xattrs = &node.xattrs;
+            let default = xattrs.iter().find(|(name, _)| name == acl::DEFAULT);
+            (node.facts, default.map(|(_, value)| value.clone()))
+        })?;
+        let mut facts = Facts {
+            mode: mode.mode & 0o7777,
+            uid: caller.uid,
+            gid: caller.gid,
+            mtime: self.options.clock.now(),
+        };
+        if parent.mode & libc::S_ISGID != 0 {
+            facts.gid = parent.gid;
+            if directory {
+                facts.mode |= libc::S_ISGID;
+            }
+        }
+        let mut xattrs = Vec::new();
+        if let Some(default) = default
+            && let Some((mode, access)) = acl::inherited(&default, facts.mode)
+        {
+            facts.mode = mode;
+            xattrs.extend(access.map(|access| (acl::ACCESS.to_vec(), access)));
+            if directory {
+                xattrs.push((acl::DEFAULT.to_vec(), default));
+            }
+        }
+        Ok((facts, xattrs))
+    }
+
+    fn make(
+        &self,
+        parent: u64,
+        name: &[u8],
+        made: Made,
+        mode: Mode,
+        caller: Caller,
+    ) -> Answer<(Arc<Node>, Attributes)> {
+        let place = self.place(parent, name)?;
+        let (facts, xattrs) = self.new_facts(&place, mode, caller)?;
+        let number = place.open.make(place.node, name, made, facts, xattrs);
+        let number = self.after(&place.open, &place.directory, number)?;
+        self.touch_directory(&place)?;
+        self.known(&place.directory, &place.open, number)
+    }
+
+    /// A directory's time changes with its names. Sealed meanwhile, it keeps the time that it has.
+    fn touch_directory(&self, place: &Place) -> Answer<()> {
+        let now = self.options.clock.now();
+        let _ = place.open.set_facts(place.node, |facts| facts.mtime = now);
+        Ok(())
+    }
+
+    fn known(
+        &self,
+        directory: &Arc<Node>,
+        open: &Arc<OpenPoint>,
+        number: u64,
+    ) -> Answer<(Arc<Node>, Attributes)> {
+        let node = self.inodes.remember(Node {
+            ino: open.ino(number),
+            parent: Some(directory.clone()),
+            what: What::Open(open.clone(), number),
+        });
+        match self.attributes(&self.settled(node.clone())) {
+            Some(attributes) => Ok((node, attributes)),
+            None => {
+                self.inodes.forget(node.ino, 1);
+                Err(Rule::Stale.into())
+            }
+        }
+    }
+
+    /// Makes a directory: a backup in a repository, an open point in a backup, a directory in an open point.
+    pub fn make_directory(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: Mode,
+        caller: Caller,
+    ) -> Answer<Answered> {
+        let node = self.inodes.get(parent)?;
+        if name.len() > 255 {
+            return Err(Rule::NameTooLong.into());
+        }
+        match &node.what {
+            What::Repository(repository) => {
+                if repository.contents().backups.contains_key(name) {
+                    return Err(Rule::Exists.into());
+                }
+                let made = repository.catalog.ensure_backup(name);
+                made.map_err(|error| self.noted(&node, error.into()))?;
+                self.lookup(parent, name)
+            }
+            What::Backup(repository, backup) => {
+                let made = self.make_point(repository, *backup, name, mode, caller);
+                made.map_err(|failure| self.noted(&node, failure))?;
+                self.lookup(parent, name)
+            }
+            _ => {
+                let mode = Mode {
+                    mode: mode.mode | libc::S_IFDIR,
+                    ..mode
+                };
+                let (_, attributes) = self.make(parent, name, Made::Directory, mode, caller)?;
+                let kept = SOON;
+                Ok(Answered::Found { attributes, kept })
+            }
+        }
+    }
+
+    fn make_point(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+        mode: Mode,
+        caller: Caller,
+    ) -> Answer<()> {
+        check_point_name(name)?;
+        if self.point_named(repository, backup, name) {
+            return Err(Rule::Exists.into());
+        }
+        let facts = Facts {
+            mode: mode.mode & 0o7777,
+            uid: caller.uid,
+            gid: caller.gid,
+            mtime: self.options.clock.now(),
+        };
+        let open = OpenPoint::begin(
+            self.open_points.directory()?,
+            &self.repositories,
+            repository,
+            backup,
+            name,
+            facts,
+        )?;
+        if let Some(twin) = self.same_name_elsewhere(repository, backup, name) {
+            open.may_be_copy_of(&twin)?;
+        }
+        self.open_points.add(open);
+        Ok(())
+    }
+
+    fn point_named(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> bool {
+        let contents = repository.contents();
+        let points = contents.points.get(&backup);
+        points.is_some_and(|points| points.contains_key(name))
+            || self.open_points.named(repository, backup, name).is_some()
+    }
+
+    /// The point of the same name in the backup of the same name of another repository.
+    fn same_name_elsewhere(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> Option<Arc<CompletePoint>> {
+        let backup = repository.backup(backup)?;
+        let others = self.repositories.iter();
+        let mut others = others.filter(|other| !Arc::ptr_eq(other, repository));
+        others.find_map(|other| {
+            let contents = other.contents();
+            let point = contents.point(backup.name(), name)?.clone();
+            Some(Arc::new(CompletePoint {
+                repository: other.clone(),
+                point,
+            }))
+        })
     }
 
     /// Makes a file without opening it, a device, a fifo or a socket.
-    pub fn make_node(&self, parent: u64, _: &[u8], _: Mode, _: u64, _: Caller) -> Answer<Answered> {
-        Err(self.refused(parent))
+    pub fn make_node(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: Mode,
+        device: u64,
+        caller: Caller,
+    ) -> Answer<Answered> {
+        let made = match mode.mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => Made::File,
+            bits => Made::Special(bits, device),
+        };
+        let (_, attributes) = self.make(parent, name, made, mode, caller)?;
+        let kept = SOON;
+        Ok(Answered::Found { attributes, kept })
     }
 
-    /// Makes a symbolic link.
-    pub fn make_symlink(&self, parent: u64, _: &[u8], _: &[u8], _: Caller) -> Answer<Answered> {
-        Err(self.refused(parent))
+    /// Makes a symbolic link. `latest` is there already, whatever it is said to point to.
+    pub fn make_symlink(
+        &self,
+        parent: u64,
+        name: &[u8],
+        target: &[u8],
+        caller: Caller,
+    ) -> Answer<Answered> {
+        if name == LATEST && matches!(self.inodes.get(parent)?.what, What::Backup(..)) {
+            return match self.lookup(parent, name)? {
+                found @ Answered::Found { .. } => Ok(found),
+                Answered::Missing { .. } => Err(self.refused(parent)),
+            };
+        }
+        let mode = Mode {
+            mode: libc::S_IFLNK | 0o777,
+            umask: 0,
+        };
+        let made = Made::Symlink(target.to_vec());
+        let (_, attributes) = self.make(parent, name, made, mode, caller)?;
+        let kept = SOON;
+        Ok(Answered::Found { attributes, kept })
     }
 
-    /// Makes another name for a file.
-    pub fn link(&self, _: u64, parent: u64, _: &[u8]) -> Answer<Answered> {
-        Err(self.refused(parent))
+    /// Makes another name: of a file of the same open point, or of one of a complete point of the same repository,
+    /// which is then a reference.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Answer<Answered> {
+        let place = self.place(parent, name)?;
+        let source = self.node(ino)?;
+        let number = match &source.what {
+            What::Open(open, node) if Arc::ptr_eq(open, &place.open) => {
+                let linked = place.open.link(*node, place.node, name);
+                self.after(&place.open, &place.directory, linked)?;
+                *node
+            }
+            What::Complete(point, entry)
+                if Arc::ptr_eq(&point.repository, &place.open.repository) =>
+            {
+                let made = place.open.link_complete(point, entry, place.node, name);
+                self.after(&place.open, &place.directory, made)?
+            }
+            _ => return Err(Rule::AcrossRepositories.into()),
+        };
+        let (_, attributes) = self.known(&place.directory, &place.open, number)?;
+        let kept = SOON;
+        Ok(Answered::Found { attributes, kept })
     }
 
     /// Makes and opens a file.
     pub fn create(
         &self,
         parent: u64,
-        _: &[u8],
-        _: Mode,
+        name: &[u8],
+        mode: Mode,
         _: i32,
-        _: Caller,
+        caller: Caller,
     ) -> Answer<(Attributes, u64)> {
-        Err(self.refused(parent))
+        let mode = Mode {
+            mode: mode.mode & 0o7777 | libc::S_IFREG,
+            ..mode
+        };
+        let (node, attributes) = self.make(parent, name, Made::File, mode, caller)?;
+        let handle = self.open(node.ino, libc::O_RDWR)?;
+        Ok((attributes, handle))
+    }
+
+    fn opened<'a>(&self, handle: &'a FileHandle) -> Answer<(&'a Arc<OpenPoint>, u64)> {
+        match &handle.content {
+            OpenedContent::Open(file) => Ok((&file.open, file.node)),
+            _ => Err(self.refused(handle.node.ino)),
+        }
+    }
+
+    /// Writing by others than root takes set-id bits away; also tells the time of the change.
+    fn written(&self, open: &OpenPoint, node: u64, caller: Caller) -> Answer<()> {
+        let now = self.options.clock.now();
+        open.set_facts(node, |facts| {
+            facts.mtime = now;
+            if caller.uid != 0 {
+                facts.mode = without_set_id(facts.mode);
+            }
+        })
     }
 
     /// Writes to an open file.
-    pub fn write(&self, handle: u64, _: u64, _: &[u8], _: Caller) -> Answer<u32> {
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], caller: Caller) -> Answer<u32> {
         let handle = self.files.get(handle)?;
-        Err(self.refused(handle.node.ino))
+        let OpenedContent::Open(file) = &handle.content else {
+            return Err(self.refused(handle.node.ino));
+        };
+        let write = || {
+            file.open.write(file.node, file.spool()?, offset, data)?;
+            self.written(&file.open, file.node, caller)
+        };
+        write().map_err(|failure| self.noted(&handle.node, failure))?;
+        Ok(data.len() as u32)
     }
 
-    /// Copies between open files without moving bytes; answers how many.
-    pub fn copy_range(&self, _: (u64, u64), target: (u64, u64), _: u64, _: Caller) -> Answer<u32> {
-        let handle = self.files.get(target.0)?;
-        Err(self.refused(handle.node.ino))
+    /// Copies from a file of a complete point into one of an open point without moving bytes; answers how many.
+    pub fn copy_range(
+        &self,
+        (source, offset): (u64, u64),
+        (target, begin): (u64, u64),
+        length: u64,
+        caller: Caller,
+    ) -> Answer<u32> {
+        let (source, target) = (self.files.get(source)?, self.files.get(target)?);
+        let OpenedContent::Complete(reader) = &source.content else {
+            return Err(Rule::NotSupported.into());
+        };
+        let (open, node) = self.opened(&target)?;
+        let rest = reader.file.size.saturating_sub(offset);
+        let length = length.min(COPY_BYTES_MAX).min(rest);
+        if length == 0 {
+            return Ok(0);
+        }
+        let from = (&reader.point, &reader.file, offset);
+        let path = source.node.path_in_point();
+        let copied = open
+            .refer(node, begin, length, from, path)
+            .and_then(|()| self.written(open, node, caller));
+        self.after(open, &target.node, copied)?;
+        Ok(length as u32)
     }
 
     /// Changes attributes.
-    pub fn set_attributes(&self, ino: u64, _: &Changes, _: Caller) -> Answer<Attributes> {
-        Err(self.refused(ino))
+    pub fn set_attributes(
+        &self,
+        ino: u64,
+        changes: &Changes,
+        caller: Caller,
+    ) -> Answer<Attributes> {
+        let node = self.inodes.get(ino)?;
+        match &node.what {
+            What::Open(open, number) => {
+                let set = self.set_open(open, *number, changes, caller);
+                self.after(open, &node, set)?;
+            }
+            // Tools touch the link that they think they made.
+            What::Latest(..) => {}
+            _ => return Err(self.refused(ino)),
+        }
+        self.stat(ino)
     }
 
-    /// Sets an extended attribute.
-    pub fn set_xattr(&self, ino: u64, name: &[u8], _: &[u8], _: i32, _: Caller) -> Answer<()> {
-        refuse_reserved(name)?;
-        Err(self.refused(ino))
+    fn set_open(
+        &self,
+        open: &Arc<OpenPoint>,
+        node: u64,
+        changes: &Changes,
+        caller: Caller,
+    ) -> Answer<()> {
+        if let Some(size) = changes.size {
+            open.resize(node, size)?;
+            if changes.mtime.is_none() {
+                self.written(open, node, caller)?;
+            }
+        }
+        let now = self.options.clock.now();
+        let directory = open.node(node, |node| node.names().is_some())?;
+        let asked = changes.mode.is_some()
+            || changes.uid.is_some()
+            || changes.gid.is_some()
+            || changes.mtime.is_some();
+        if asked {
+            open.set_facts(node, |facts| {
+                let owner = (
+                    changes.uid.unwrap_or(facts.uid),
+                    changes.gid.unwrap_or(facts.gid),
+                );
+                if owner != (facts.uid, facts.gid) && !directory && changes.mode.is_none() {
+                    facts.mode = without_set_id(facts.mode);
+                }
+                (facts.uid, facts.gid) = owner;
+                if let Some(mode) = changes.mode {
+                    facts.mode = mode & 0o7777;
+                }
+                if let Some(mtime) = changes.mtime {
+                    facts.mtime = mtime.unwrap_or(now);
+                }
+            })?;
+        }
+        match changes.mode {
+            Some(mode) => self.keep_acl_in_step(open, node, mode),
+            None => Ok(()),
+        }
+    }
+
+    fn keep_acl_in_step(&self, open: &OpenPoint, node: u64, mode: u32) -> Answer<()> {
+        let known = open.node(node, |node| {
+            let found = node.xattrs.iter().find(|(name, _)| name == acl::ACCESS);
+            found.map(|(_, value)| value.clone())
+        })?;
+        let Some(known) = known else { return Ok(()) };
+        match acl::changed(&known, mode) {
+            Some(changed) if changed != known => open.set_xattr(node, acl::ACCESS, Some(&changed)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets an extended attribute. `user.keepfs.state` set to `complete` on the top of an open point seals it.
+    pub fn set_xattr(
+        &self,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+        _: Caller,
+    ) -> Answer<()> {
+        let node = self.inodes.get(ino)?;
+        if name.starts_with(RESERVED) {
+            return self.set_fact(&node, name, value);
+        }
+        let What::Open(open, number) = &node.what else {
+            return Err(self.refused(ino));
+        };
+        let there = open.node(*number, |node| {
+            node.xattrs.iter().any(|known| known.0 == name)
+        })?;
+        match flags {
+            XATTR_CREATE if there => return Err(Rule::Exists.into()),
+            XATTR_REPLACE if !there => return Err(Rule::NoAttribute.into()),
+            _ => {}
+        }
+        let set = if name == acl::ACCESS {
+            set_access(open, *number, value)
+        } else {
+            open.set_xattr(*number, name, Some(value))
+        };
+        self.after(open, &node, set)
+    }
+
+    fn set_fact(&self, node: &Node, name: &[u8], value: &[u8]) -> Answer<()> {
+        let state = name == b"user.keepfs.state";
+        match &node.what {
+            What::Open(open, TOP) if state && value == b"complete" => {
+                let name = open.name();
+                let sealed = open.seal(&name);
+                sealed.map_err(|failure| self.noted(node, failure))
+            }
+            What::Complete(_, entry) if state && value == b"complete" && entry.name.is_empty() => {
+                Ok(())
+            }
+            _ => Err(self.noted(
+                node,
+                Failure::NotPermitted(
+                    "of the attributes user.keepfs.* only the state of an open point can be set, to \"complete\""
+                        .into(),
+                ),
+            )),
+        }
     }
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, ino: u64, name: &[u8]) -> Answer<()> {
-        refuse_reserved(name)?;
-        Err(self.refused(ino))
+        if name.starts_with(RESERVED) {
+            let sentence = "attributes named user.keepfs.* are keepfs's own and cannot be removed";
+            return Err(Failure::NotPermitted(sentence.to_owned()));
+        }
+        let node = self.inodes.get(ino)?;
+        let What::Open(open, number) = &node.what else {
+            return Err(self.refused(ino));
+        };
+        let there = open.node(*number, |node| {
+            node.xattrs.iter().any(|known| known.0 == name)
+        })?;
+        let acl = name == acl::ACCESS || name == acl::DEFAULT;
+        match (there, acl) {
+            (false, true) => Ok(()),
+            (false, false) => Err(Rule::NoAttribute.into()),
+            (true, _) => {
+                let removed = open.set_xattr(*number, name, None);
+                self.after(open, &node, removed)
+            }
+        }
     }
 
     /// Removes a name of anything but a directory.
-    pub fn unlink(&self, parent: u64, _: &[u8]) -> Answer<()> {
-        Err(self.refused(parent))
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Answer<()> {
+        if name == LATEST && matches!(self.inodes.get(parent)?.what, What::Backup(..)) {
+            return Ok(());
+        }
+        let place = self.place(parent, name)?;
+        let removed = place.open.remove(place.node, name, false);
+        self.after(&place.open, &place.directory, removed)?;
+        self.touch_directory(&place)
     }
 
-    /// Removes a directory.
-    pub fn remove_directory(&self, parent: u64, _: &[u8]) -> Answer<()> {
-        Err(self.refused(parent))
+    /// Removes a directory: an empty one of an open point, a whole open point, which is discarded, a complete one,
+    /// which is forgotten, or an empty backup.
+    pub fn remove_directory(&self, parent: u64, name: &[u8]) -> Answer<()> {
+        let node = self.inodes.get(parent)?;
+        match &node.what {
+            What::Backup(repository, backup) => {
+                let removed = self.remove_point(repository, *backup, name);
+                removed.map_err(|failure| self.noted(&node, failure))
+            }
+            What::Repository(repository) => {
+                let removed = self.remove_backup(repository, name);
+                removed.map_err(|failure| self.noted(&node, failure))
+            }
+            _ => {
+                let place = self.place(parent, name)?;
+                let removed = place.open.remove(place.node, name, true);
+                self.after(&place.open, &place.directory, removed)?;
+                self.touch_directory(&place)
+            }
+        }
     }
 
-    /// Renames.
-    pub fn rename(&self, from: (u64, &[u8]), _: (u64, &[u8]), _: u32, _: Caller) -> Answer<()> {
-        Err(self.refused(from.0))
+    fn remove_point(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> Answer<()> {
+        if let Some(open) = self.open_points.named(repository, backup, name) {
+            open.discard()?;
+            self.open_points.remove(&open);
+            return Ok(());
+        }
+        let contents = repository.contents();
+        let point = contents
+            .points
+            .get(&backup)
+            .and_then(|points| points.get(name));
+        let point = point.ok_or(Rule::NoEntry)?;
+        Ok(repository.catalog.forget(point)?)
     }
 
-    /// Makes an open file durable.
-    pub fn sync(&self, _: u64, _: Caller) -> Answer<()> {
-        Ok(())
+    fn remove_backup(&self, repository: &Arc<MountedRepository>, name: &[u8]) -> Answer<()> {
+        let contents = repository.catalog.refresh()?;
+        let backup = contents.backups.get(name).ok_or(Rule::NoEntry)?;
+        let open = self.open_points.of_backup(repository, backup.id);
+        if contents.points_of(backup.id).next().is_some() || !open.is_empty() {
+            return Err(Rule::NotEmpty.into());
+        }
+        Ok(repository.catalog.remove_backup(backup)?)
     }
 
-    /// Makes everything in a directory durable in the repository.
-    pub fn sync_directory(&self, _: u64, _: Caller) -> Answer<()> {
-        Ok(())
+    /// Renames: within an open point, or an open point itself. `X.partial` to a name without that ending seals it.
+    pub fn rename(
+        &self,
+        (parent, name): (u64, &[u8]),
+        (new_parent, new_name): (u64, &[u8]),
+        flags: u32,
+        _: Caller,
+    ) -> Answer<()> {
+        if flags & !RENAME_NOREPLACE != 0 {
+            let message = "exchanging names is not possible here; rename one after the other";
+            return Err(Error::new(Kind::Invalid, message).into());
+        }
+        let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
+        if let (What::Backup(repository, backup), What::Backup(other, new_backup)) =
+            (&from.what, &to.what)
+        {
+            if new_name == LATEST || name == LATEST {
+                return Ok(());
+            }
+            if !Arc::ptr_eq(repository, other) || backup != new_backup {
+                return Err(Rule::AcrossRepositories.into());
+            }
+            let renamed = self.rename_point(repository, *backup, name, new_name);
+            return renamed.map_err(|failure| self.noted(&from, failure));
+        }
+        let (from, to) = match (&from.what, &to.what) {
+            (What::Open(one, _), What::Open(two, _)) if Arc::ptr_eq(one, two) => {
+                (self.place(parent, name)?, self.place(new_parent, new_name)?)
+            }
+            (What::Complete(..), _) => return Err(self.refused(parent)),
+            _ => return Err(Rule::AcrossRepositories.into()),
+        };
+        let keep = flags & RENAME_NOREPLACE != 0;
+        let renamed = from
+            .open
+            .rename((from.node, name), (to.node, new_name), keep);
+        self.after(&from.open, &from.directory, renamed)?;
+        self.touch_directory(&from)?;
+        self.touch_directory(&to)
+    }
+
+    fn rename_point(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+        new_name: &[u8],
+    ) -> Answer<()> {
+        check_point_name(new_name)?;
+        if name == new_name {
+            return Ok(());
+        }
+        if self.point_named(repository, backup, new_name) {
+            return Err(Rule::Exists.into());
+        }
+        let Some(open) = self.open_points.named(repository, backup, name) else {
+            let message = "complete points cannot be renamed yet; copy it to the new name and forget the old one";
+            return Err(Error::new(Kind::ReadOnly, message).into());
+        };
+        if name.ends_with(PARTIAL) && !new_name.ends_with(PARTIAL) {
+            return open.seal(new_name);
+        }
+        open.set_name(new_name)
+    }
+
+    /// Makes an open file durable on this host.
+    pub fn sync(&self, handle: u64, _: Caller) -> Answer<()> {
+        let handle = self.files.get(handle)?;
+        let OpenedContent::Open(file) = &handle.content else {
+            return Ok(());
+        };
+        file.sync()
+            .and_then(|()| file.open.sync())
+            .map_err(|failure| self.noted(&handle.node, failure))
+    }
+
+    /// Returns when everything in a directory of an open point that was copied is in the repository.
+    pub fn sync_directory(&self, ino: u64, _: Caller) -> Answer<()> {
+        let node = self.inodes.get(ino)?;
+        match &node.what {
+            What::Open(open, _) if open.sealed().is_none() => {
+                let synced = open.sync_all();
+                synced.map_err(|failure| self.noted(&node, failure))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-fn refuse_reserved(name: &[u8]) -> Answer<()> {
-    if name.starts_with(RESERVED) {
-        let sentence = "attributes named user.keepfs.* are keepfs's own and cannot be set";
-        return Err(Failure::NotPermitted(sentence.to_owned()));
+/// An access ACL that says no more than a mode is stored as one.
+fn set_access(open: &OpenPoint, node: u64, value: &[u8]) -> Answer<()> {
+    let Some((bits, minimal)) = acl::permissions(value) else {
+        let message = "this is not a POSIX ACL";
+        return Err(Error::new(Kind::Invalid, message).into());
+    };
+    let stored = (!minimal).then_some(value);
+    open.set_facts(node, |facts| facts.mode = facts.mode & !0o777 | bits)?;
+    open.set_xattr(node, acl::ACCESS, stored)
+}
+
+fn check_point_name(name: &[u8]) -> Answer<()> {
+    if name.len() > 255 {
+        return Err(Rule::NameTooLong.into());
     }
-    Ok(())
+    if is_name(name) && !name.starts_with(b".") && name != LATEST {
+        return Ok(());
+    }
+    let message = "this cannot be the name of a restore point; choose one without a dot in front";
+    Err(Error::new(Kind::Invalid, message).into())
+}
+
+/// The group's set-id bit without the group's execute bit asks for mandatory locking and stays.
+fn without_set_id(mode: u32) -> u32 {
+    let group = if mode & libc::S_IXGRP != 0 {
+        libc::S_ISGID
+    } else {
+        0
+    };
+    mode & !(libc::S_ISUID | group)
 }

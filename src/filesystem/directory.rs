@@ -4,11 +4,13 @@ use super::attributes::{Attributes, FOREVER, SOON};
 use super::control::{self, ControlFile};
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What, number, number_in_point};
+use super::open::{OpenPoint, TOP};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{Answered, FileSystem};
 use crate::id::ObjectId;
-use crate::point::{Entries, Entry, Tree};
+use crate::point::{Entries, Entry, Point, Tree};
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +73,7 @@ impl FileSystem {
             return Ok(Answered::Missing { kept });
         };
         let node = self.inodes.remember(child);
-        match self.attributes(&node) {
+        match self.attributes(&self.settled(node.clone())) {
             Some(attributes) => Ok(Answered::Found { attributes, kept }),
             None => {
                 self.inodes.forget(node.ino, 1);
@@ -102,9 +104,16 @@ impl FileSystem {
                 latest.map(|point| latest_node(parent, repository, *id, point.name()))
             }
             What::Backup(repository, id) => {
+                if let Some(open) = self.open_points.named(repository, *id, name) {
+                    return Ok(Some(open_node(parent, &open, TOP)));
+                }
                 let contents = repository.contents();
                 let point = contents.points.get(id).and_then(|points| points.get(name));
-                point.map(|point| point_node(parent, repository, point.clone()))
+                point.map(|point| self.point_node(parent, repository, point.clone()))
+            }
+            What::Open(open, directory) => {
+                let child = open.child(*directory, name);
+                child.map(|child| open_node(parent, open, child))
             }
             What::Complete(point, entry) => {
                 let tree = entry.tree().ok_or(Rule::NotADirectory)?;
@@ -134,13 +143,6 @@ impl FileSystem {
         Ok(self.directories.insert(DirectoryHandle { node, listing }))
     }
 
-    /// Whether a listing may be kept by the kernel for good.
-    pub fn listing_is_final(&self, ino: u64) -> bool {
-        self.inodes
-            .get(ino)
-            .is_ok_and(|node| matches!(node.what, What::Complete(..)))
-    }
-
     /// All names of a directory that is not in a complete point.
     fn names(&self, node: &Arc<Node>) -> Answer<Vec<(Vec<u8>, Node)>> {
         Ok(match &node.what {
@@ -164,6 +166,12 @@ impl FileSystem {
                     .collect()
             }
             What::Backup(repository, id) => self.names_of_backup(node, repository, *id),
+            What::Open(open, directory) => {
+                let names = open.names(*directory)?.into_iter();
+                names
+                    .map(|(name, child)| (name, open_node(node, open, child)))
+                    .collect()
+            }
             What::Complete(..) | What::ControlFile(_) | What::Latest(..) => {
                 return Err(Rule::NotADirectory.into());
             }
@@ -177,15 +185,24 @@ impl FileSystem {
         id: ObjectId,
     ) -> Vec<(Vec<u8>, Node)> {
         let contents = repository.contents();
-        let points = contents.points_of(id).map(|point| {
+        let open = self.open_points.of_backup(repository, id);
+        let names: HashSet<_> = open.iter().map(|open| open.name()).collect();
+        let open = open
+            .iter()
+            .map(|open| (open.name(), open_node(node, open, TOP)));
+        // A point that is just being sealed is both for a moment.
+        let complete = contents
+            .points_of(id)
+            .filter(|point| !names.contains(point.name()));
+        let points = complete.map(|point| {
             let name = point.name().to_vec();
-            (name, point_node(node, repository, point.clone()))
+            (name, self.point_node(node, repository, point.clone()))
         });
         let latest = contents.latest(id).map(|point| {
             let link = latest_node(node, repository, id, point.name());
             (LATEST.to_vec(), link)
         });
-        points.chain(latest).collect()
+        points.chain(open).chain(latest).collect()
     }
 
     /// Tells the names of an open directory from number `offset` on, until `tell` answers false: it had no room,
@@ -235,7 +252,7 @@ impl FileSystem {
     ) {
         for (place, (name, node)) in (0..).zip(names).skip(first as usize) {
             // A backup that was removed since the listing began is passed over.
-            let Some(attributes) = self.attributes(node) else {
+            let Some(attributes) = self.attributes_now(node) else {
                 continue;
             };
             let listed = Listed {
@@ -312,6 +329,13 @@ impl FileSystem {
         if let Some(sentence) = failure.sentence() {
             let directory = match &node.what {
                 What::Complete(_, entry) if entry.tree().is_none() => node.parent_ino(),
+                What::Open(open, number)
+                    if open
+                        .node(*number, |node| node.names().is_none())
+                        .unwrap_or(true) =>
+                {
+                    node.parent_ino()
+                }
                 _ => node.ino,
             };
             self.problems
@@ -334,6 +358,7 @@ impl Node {
                 What::Latest(repository.clone(), *id, target.clone())
             }
             What::Complete(point, entry) => What::Complete(point.clone(), entry.clone()),
+            What::Open(open, node) => What::Open(open.clone(), *node),
         };
         Self {
             ino: self.ino,
@@ -385,18 +410,33 @@ fn latest_node(
     node(parent, &[LATEST, target], what)
 }
 
-fn point_node(
-    parent: &Arc<Node>,
-    repository: &Arc<MountedRepository>,
-    point: Arc<crate::point::Point>,
-) -> Node {
-    let top = Arc::new(point.record.top());
-    let point = Arc::new(CompletePoint {
-        repository: repository.clone(),
-        point,
-    });
-    let identity = point.identity();
-    node(parent, &[b"point", &identity], What::Complete(point, top))
+fn open_node(parent: &Arc<Node>, open: &Arc<OpenPoint>, number: u64) -> Node {
+    Node {
+        ino: open.ino(number),
+        parent: Some(parent.clone()),
+        what: What::Open(open.clone(), number),
+    }
+}
+
+impl FileSystem {
+    /// The top of a complete point. One that was sealed here keeps its inodes as long as the kernel knows them.
+    fn point_node(
+        &self,
+        parent: &Arc<Node>,
+        repository: &Arc<MountedRepository>,
+        point: Arc<Point>,
+    ) -> Node {
+        let top = Arc::new(point.record.top());
+        let point = Arc::new(CompletePoint {
+            repository: repository.clone(),
+            point,
+        });
+        if let Some(open) = self.open_points.sealed(&point) {
+            return open_node(parent, &open, TOP);
+        }
+        let identity = point.identity();
+        node(parent, &[b"point", &identity], What::Complete(point, top))
+    }
 }
 
 fn entry_node(parent: &Arc<Node>, point: &Arc<CompletePoint>, entry: Arc<Entry>) -> Node {

@@ -2,6 +2,7 @@
 
 use super::control::ControlFile;
 use super::errno::{Answer, Rule};
+use super::open::OpenPoint;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::id::ObjectId;
 use crate::point::Entry;
@@ -30,6 +31,8 @@ pub(super) enum What {
     Latest(Arc<MountedRepository>, ObjectId, Vec<u8>),
     /// Anything in a complete point, its top included.
     Complete(Arc<CompletePoint>, Arc<Entry>),
+    /// Anything in an open point, by its number there; also once that is sealed, as long as the kernel knows it.
+    Open(Arc<OpenPoint>, u64),
 }
 
 /// An inode that the kernel knows.
@@ -60,11 +63,27 @@ impl Node {
                 String::from_utf8_lossy(point.point.name()).into_owned()
             }
             What::Complete(_, entry) => String::from_utf8_lossy(&entry.name).into_owned(),
+            What::Open(open, number) => open.last_name(*number),
         };
         match &self.parent {
             Some(parent) if parent.ino != ROOT => format!("{}/{name}", parent.path()),
             _ => name,
         }
+    }
+
+    /// The names that lead to it from the top of its complete point.
+    pub(super) fn path_in_point(&self) -> Option<Vec<Vec<u8>>> {
+        let mut path = Vec::new();
+        let mut node = self;
+        while let What::Complete(_, entry) = &node.what {
+            if entry.name.is_empty() {
+                path.reverse();
+                return Some(path);
+            }
+            path.push(entry.name.clone());
+            node = node.parent.as_ref()?;
+        }
+        None
     }
 
     /// Whether two nodes of one number are the same thing: false only when two hashes collide.

@@ -11,6 +11,7 @@
 //! kernel was told of an inode counts as a lookup until it is forgotten. Lock order: a listing or a cursor, then the
 //! table of inodes; no lock is held while the store is asked, except a frame's own.
 
+mod acl;
 mod attributes;
 mod changes;
 mod control;
@@ -20,6 +21,8 @@ mod handle;
 mod holes;
 mod inode;
 mod metrics;
+mod open;
+mod open_points;
 mod problems;
 mod read;
 mod readahead;
@@ -33,7 +36,7 @@ pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;
 pub use metrics::Metrics;
-pub use read::Data;
+pub use read::{Caching, Data};
 pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
@@ -41,11 +44,13 @@ use crate::point::Catalog;
 use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
-use inode::Table;
+use inode::{Node, Table, What};
+use open_points::OpenPoints;
 use problems::Problems;
 use read::FileHandle;
 use readahead::{ReadAhead, SmallFiles};
 use repositories::MountedRepository;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +63,8 @@ pub struct Options {
     pub gid: u32,
     /// Bytes that are fetched ahead of a reader who reads in order.
     pub read_ahead_bytes: u64,
+    /// Where open points lie until they are sealed: journals, and bytes that tools wrote.
+    pub state_directory: PathBuf,
     /// Where time comes from.
     pub clock: Clock,
 }
@@ -71,9 +78,23 @@ impl Default for Options {
             // SAFETY: as above.
             gid: unsafe { libc::getegid() },
             read_ahead_bytes: 8 << 20,
+            state_directory: state_directory(),
             clock: Clock::system(),
         }
     }
+}
+
+/// `/var/lib/keepfs` for root, `$XDG_STATE_HOME/keepfs` or `~/.local/state/keepfs` for others.
+fn state_directory() -> PathBuf {
+    // SAFETY: geteuid reads a number of the process and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        return "/var/lib/keepfs".into();
+    }
+    if let Some(state) = std::env::var_os("XDG_STATE_HOME") {
+        return PathBuf::from(state).join("keepfs");
+    }
+    let home = std::env::var_os("HOME").unwrap_or_else(|| "/".into());
+    PathBuf::from(home).join(".local/state/keepfs")
 }
 
 /// What a lookup found.
@@ -97,7 +118,8 @@ pub enum Answered {
 pub struct FileSystem {
     options: Options,
     started: Time,
-    repositories: Vec<Arc<MountedRepository>>,
+    repositories: Arc<Vec<Arc<MountedRepository>>>,
+    open_points: OpenPoints,
     inodes: Table,
     files: Handles<FileHandle>,
     directories: Handles<DirectoryHandle>,
@@ -111,18 +133,20 @@ pub struct FileSystem {
 
 impl std::fmt::Debug for FileSystem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(&self.repositories).finish()
+        f.debug_list().entries(self.repositories.iter()).finish()
     }
 }
 
 impl FileSystem {
     /// The tree of these repositories, each with its name in the root.
     pub fn new(repositories: Vec<(String, Arc<Catalog>)>, options: Options) -> Self {
-        let repositories = repositories
+        let repositories: Vec<_> = repositories
             .into_iter()
             .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
             .collect();
+        let repositories = Arc::new(repositories);
         Self {
+            open_points: OpenPoints::resume(&options.state_directory, &repositories),
             started: options.clock.now(),
             repositories,
             inodes: Table::new(),
@@ -139,21 +163,55 @@ impl FileSystem {
 
     /// The attributes of an inode.
     pub fn stat(&self, ino: u64) -> Answer<Attributes> {
-        let node = self.inodes.get(ino)?;
+        let node = self.node(ino)?;
         self.attributes(&node).ok_or_else(|| Rule::Stale.into())
+    }
+
+    /// The inode of this number, as it is now: what was open when the kernel looked it up may be complete.
+    fn node(&self, ino: u64) -> Answer<Arc<Node>> {
+        Ok(self.settled(self.inodes.get(ino)?))
+    }
+
+    fn settled(&self, node: Arc<Node>) -> Arc<Node> {
+        let entry = match &node.what {
+            What::Open(open, number) => open.sealed_entry(*number),
+            _ => None,
+        };
+        match entry {
+            Some((point, entry)) => Arc::new(Node {
+                ino: node.ino,
+                parent: node.parent.clone(),
+                what: What::Complete(point, entry),
+            }),
+            None => node,
+        }
+    }
+
+    fn attributes_now(&self, node: &Node) -> Option<Attributes> {
+        if let What::Open(open, number) = &node.what
+            && let Some((point, entry)) = open.sealed_entry(*number)
+        {
+            return Some(self.attributes_of(node.ino, &point, &entry));
+        }
+        self.attributes(node)
     }
 
     /// The target of a symbolic link.
     pub fn read_link(&self, ino: u64) -> Answer<Vec<u8>> {
-        let node = self.inodes.get(ino)?;
-        match &node.what {
-            inode::What::Latest(_, _, target) => Ok(target.clone()),
-            inode::What::Complete(_, entry) => match &entry.node {
-                crate::point::Node::Symlink(target) => Ok(target.clone()),
-                _ => Err(Failure::Engine(not_a_link())),
+        let node = self.node(ino)?;
+        let target = match &node.what {
+            What::Latest(_, _, target) => Some(target.clone()),
+            What::Complete(_, entry) => match &entry.node {
+                crate::point::Node::Symlink(target) => Some(target.clone()),
+                _ => None,
             },
-            _ => Err(Failure::Engine(not_a_link())),
-        }
+            What::Open(open, number) => open.node(*number, |node| match &node.body {
+                open::Body::Symlink(target) => Some(target.clone()),
+                _ => None,
+            })?,
+            _ => None,
+        };
+        target.ok_or_else(|| Failure::Engine(not_a_link()))
     }
 
     /// The kernel has forgotten this many of its lookups of an inode.

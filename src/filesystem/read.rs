@@ -4,6 +4,7 @@ use super::FileSystem;
 use super::errno::{Answer, Rule};
 use super::holes;
 use super::inode::{Node, What};
+use super::open::OpenPoint;
 use super::readahead::Streak;
 use super::repositories::CompletePoint;
 use crate::error::{Error, Kind, Result};
@@ -11,20 +12,47 @@ use crate::id::ChunkId;
 use crate::point::{Extent, Extents, File};
 use crate::repository::{Frame, Location};
 use parking_lot::Mutex;
+use std::fs;
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An open file.
 pub(super) struct FileHandle {
     pub(super) node: Arc<Node>,
-    pub(super) content: OpenContent,
+    pub(super) content: OpenedContent,
 }
 
-pub(super) enum OpenContent {
+pub(super) enum OpenedContent {
     /// A text that was made when the file was opened.
     Text(String),
     /// A file of a complete point.
-    Complete(Reader),
+    Complete(Box<Reader>),
+    /// A file of an open point.
+    Open(OpenFile),
+}
+
+/// A file of an open point, with its spool once that is needed.
+pub(super) struct OpenFile {
+    pub(super) open: Arc<OpenPoint>,
+    pub(super) node: u64,
+    spool: OnceLock<fs::File>,
+}
+
+impl OpenFile {
+    /// The spool file, made with the first write.
+    pub(super) fn spool(&self) -> Result<&fs::File> {
+        if let Some(spool) = self.spool.get() {
+            return Ok(spool);
+        }
+        let spool = self.open.spool(self.node)?;
+        Ok(self.spool.get_or_init(|| spool))
+    }
+
+    /// Makes spooled bytes survive the host.
+    pub(super) fn sync(&self) -> Answer<()> {
+        let synced = self.spool.get().map_or(Ok(()), fs::File::sync_data);
+        Ok(synced.map_err(|error| Error::io("syncing spooled bytes", error))?)
+    }
 }
 
 /// Reads one file of a complete point.
@@ -73,6 +101,27 @@ impl Deref for Data {
         match self {
             Self::Frame(frame, range) => &frame[range.clone()],
             Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// What the kernel may keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Nothing: the content is made anew for each opening.
+    Nothing,
+    /// Bytes: only the kernel's own calls change them.
+    Bytes,
+    /// Bytes and listings: they never change.
+    Everything,
+}
+
+impl Caching {
+    fn of(what: &What) -> Self {
+        match what {
+            What::Complete(..) => Self::Everything,
+            What::Open(..) => Self::Bytes,
+            _ => Self::Nothing,
         }
     }
 }
@@ -253,29 +302,48 @@ pub(super) fn read_only(node: &Node) -> Error {
 impl FileSystem {
     /// Opens a file with the flags of open(2). What cannot change is opened for reading only.
     pub fn open(&self, ino: u64, flags: i32) -> Answer<u64> {
-        let node = self.inodes.get(ino)?;
-        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+        let node = self.node(ino)?;
+        let changes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        if changes && !matches!(node.what, What::Open(..)) {
             return Err(self.noted(&node, read_only(&node).into()));
         }
         let content = match &node.what {
-            What::ControlFile(file) => OpenContent::Text(self.control_text(*file)),
+            What::ControlFile(file) => OpenedContent::Text(self.control_text(*file)),
             What::Complete(point, entry) => match entry.file() {
-                Some(file) => OpenContent::Complete(Reader::new(point.clone(), file.clone())),
+                Some(file) => {
+                    let reader = Reader::new(point.clone(), file.clone());
+                    OpenedContent::Complete(Box::new(reader))
+                }
                 None => return Err(Rule::IsADirectory.into()),
             },
+            What::Open(open, number) => OpenedContent::Open(OpenFile {
+                open: open.clone(),
+                node: *number,
+                spool: OnceLock::new(),
+            }),
             _ => return Err(Rule::IsADirectory.into()),
         };
         Ok(self.files.insert(FileHandle { node, content }))
     }
 
-    /// Closes an open file.
+    /// Closes an open file. One that was written to is compared with what it may be a copy of.
     pub fn close(&self, handle: u64) {
-        self.files.remove(handle);
+        let handle = self.files.remove(handle);
+        if let Some(handle) = handle
+            && let OpenedContent::Open(file) = &handle.content
+            && let Some(spool) = file.spool.get()
+        {
+            file.open.closed(file.node, Some(spool));
+            self.seal_if_whole(&file.open);
+        }
     }
 
-    /// Whether what is read of this inode may stay in the kernel's cache, from one opening to the next.
-    pub fn is_final(&self, ino: u64) -> bool {
-        self.listing_is_final(ino)
+    /// What the kernel may keep of an inode, from one opening to the next.
+    pub fn caching(&self, ino: u64) -> Caching {
+        match self.inodes.get(ino).map(|node| Caching::of(&node.what)) {
+            Ok(caching) => caching,
+            Err(_) => Caching::Nothing,
+        }
     }
 
     /// Up to `size` bytes from `offset`, if they are in memory.
@@ -298,12 +366,18 @@ impl FileSystem {
     ) -> Answer<Option<Data>> {
         let handle = self.files.get(handle)?;
         match &handle.content {
-            OpenContent::Text(text) => {
+            OpenedContent::Text(text) => {
                 let rest = text.as_bytes().get(offset as usize..).unwrap_or_default();
                 let bytes = rest[..rest.len().min(size as usize)].to_vec();
                 Ok(Some(Data::Bytes(bytes)))
             }
-            OpenContent::Complete(reader) => {
+            OpenedContent::Open(_) if patience == Patience::MemoryOnly => Ok(None),
+            OpenedContent::Open(file) => {
+                let bytes = file.open.read(file.node, offset, size);
+                let bytes = bytes.map_err(|failure| self.noted(&handle.node, failure))?;
+                Ok(Some(Data::Bytes(bytes)))
+            }
+            OpenedContent::Complete(reader) => {
                 let range = reader.clamp(offset, size);
                 if range.is_empty() {
                     return Ok(Some(Data::Bytes(Vec::new())));
@@ -353,8 +427,10 @@ impl FileSystem {
     /// The next data (or else hole) at or after `offset` in an open file.
     pub fn seek(&self, handle: u64, offset: u64, data: bool) -> Answer<u64> {
         let handle = self.files.get(handle)?;
-        let OpenContent::Complete(reader) = &handle.content else {
-            return Err(Rule::NotSupported.into());
+        let reader = match &handle.content {
+            OpenedContent::Complete(reader) => reader,
+            OpenedContent::Open(file) => return file.open.seek(file.node, offset, data),
+            OpenedContent::Text(_) => return Err(Rule::NotSupported.into()),
         };
         holes::seek(&reader.point, &reader.file, offset, data)
             .map_err(|failure| self.noted(&handle.node, failure))

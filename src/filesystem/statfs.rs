@@ -54,5 +54,6 @@ fn repository_of(node: &Node) -> Option<Arc<MountedRepository>> {
         | What::Backup(repository, _)
         | What::Latest(repository, ..) => Some(repository.clone()),
         What::Complete(point, _) => Some(point.repository.clone()),
+        What::Open(open, _) => Some(open.repository.clone()),
     }
 }

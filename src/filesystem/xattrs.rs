@@ -3,6 +3,7 @@
 use super::FileSystem;
 use super::errno::{Answer, Rule};
 use super::inode::{Node, What};
+use super::open::TOP;
 use super::repositories::CompletePoint;
 
 /// keepfs's own names.
@@ -13,29 +14,33 @@ const TRUSTED: &[u8] = b"trusted.";
 impl FileSystem {
     /// The value of an extended attribute.
     pub fn get_xattr(&self, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
-        let node = self.inodes.get(ino)?;
+        let node = self.node(ino)?;
         if let Some(fact) = name.strip_prefix(RESERVED) {
             let fact = self.fact(&node, fact);
             return fact.ok_or_else(|| Rule::NoAttribute.into());
         }
-        let What::Complete(_, entry) = &node.what else {
-            return Err(Rule::NoAttribute.into());
+        let found = |xattrs: &[(Vec<u8>, Vec<u8>)]| {
+            let found = xattrs.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.clone())
         };
-        let xattrs = &entry.attributes.xattrs;
-        let found = xattrs.iter().find(|(known, _)| known == name);
-        found
-            .map(|(_, value)| value.clone())
-            .ok_or_else(|| Rule::NoAttribute.into())
+        let value = match &node.what {
+            What::Complete(_, entry) => found(&entry.attributes.xattrs),
+            What::Open(open, number) => open.node(*number, |node| found(&node.xattrs))?,
+            _ => None,
+        };
+        value.ok_or_else(|| Rule::NoAttribute.into())
     }
 
     /// The names of all extended attributes that user `uid` may see, each with a NUL behind it.
     pub fn list_xattrs(&self, ino: u64, uid: u32) -> Answer<Vec<u8>> {
-        let node = self.inodes.get(ino)?;
-        let What::Complete(_, entry) = &node.what else {
-            return Ok(Vec::new());
+        let node = self.node(ino)?;
+        let xattrs = match &node.what {
+            What::Complete(_, entry) => entry.attributes.xattrs.clone(),
+            What::Open(open, number) => open.node(*number, |node| node.xattrs.clone())?,
+            _ => Vec::new(),
         };
         let mut names = Vec::new();
-        for (name, _) in &entry.attributes.xattrs {
+        for (name, _) in &xattrs {
             let hidden = name.starts_with(RESERVED) || uid != 0 && name.starts_with(TRUSTED);
             if !hidden && !name.contains(&0) {
                 names.extend(name);
@@ -53,6 +58,12 @@ impl FileSystem {
         match &node.what {
             What::Complete(point, entry) if entry.name.is_empty() => fact_of_point(point, name),
             What::Complete(..) if name == b"state" => Some(b"complete".to_vec()),
+            What::Open(..) if name == b"state" => Some(b"open".to_vec()),
+            What::Open(open, TOP) => match name {
+                b"id" => Some(open.id.to_string().into_bytes()),
+                b"time" => Some(open.started.rfc3339().into_bytes()),
+                _ => None,
+            },
             _ => None,
         }
     }

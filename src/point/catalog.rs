@@ -499,6 +499,18 @@ impl Catalog {
         Ok(())
     }
 
+    /// Removes a backup: a new record says so. The caller has seen that it holds no point.
+    pub fn remove_backup(&self, backup: &Backup) -> Result<()> {
+        let record = BackupRecord {
+            removed: true,
+            ..backup.record.clone()
+        };
+        self.repository
+            .create_document(Name::Backup(backup.id, backup.number + 1), &record)?;
+        self.refresh()?;
+        Ok(())
+    }
+
     /// The time now, for drafts.
     pub fn now(&self) -> Time {
         self.repository.now()

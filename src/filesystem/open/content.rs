@@ -1,0 +1,292 @@
+//! The bytes of a file in an open point: references to files of complete points, spooled bytes, and holes.
+
+use crate::id::ObjectId;
+use crate::point::{File, Trees};
+use std::sync::Arc;
+
+/// A file of a complete point that others refer to.
+#[derive(Debug)]
+pub(in crate::filesystem) struct SourceFile {
+    pub number: u64,
+    pub repository: ObjectId,
+    /// None when that repository is not mounted now: the bytes cannot be read until it is.
+    pub trees: Option<Arc<Trees>>,
+    pub file: File,
+}
+
+/// Where a stretch of bytes is.
+#[derive(Clone, Debug)]
+pub(in crate::filesystem) enum Place {
+    /// In the node's spool file, at the same offset.
+    Spool,
+    /// In a source, from this offset on.
+    Source(Arc<SourceFile>, u64),
+}
+
+/// A stretch of bytes of a file.
+#[derive(Clone, Debug)]
+pub(in crate::filesystem) struct Segment {
+    pub begin: u64,
+    pub length: u64,
+    pub place: Place,
+}
+
+impl Segment {
+    pub fn end(&self) -> u64 {
+        self.begin + self.length
+    }
+
+    /// The part from `begin` to `end`.
+    pub fn part(&self, begin: u64, end: u64) -> Self {
+        let place = match &self.place {
+            Place::Spool => Place::Spool,
+            Place::Source(source, offset) => {
+                Place::Source(source.clone(), offset + (begin - self.begin))
+            }
+        };
+        Self {
+            begin,
+            length: end - begin,
+            place,
+        }
+    }
+
+    /// Whether `next` goes on where this one ends.
+    fn joins(&self, next: &Self) -> bool {
+        let adjacent = self.end() == next.begin;
+        adjacent
+            && match (&self.place, &next.place) {
+                (Place::Spool, Place::Spool) => true,
+                (Place::Source(one, offset), Place::Source(two, next_offset)) => {
+                    one.number == two.number && offset + self.length == *next_offset
+                }
+                _ => false,
+            }
+    }
+}
+
+/// A file's bytes: stretches in order, holes between them.
+#[derive(Clone, Debug, Default)]
+pub(in crate::filesystem) struct OpenContent {
+    pub size: u64,
+    pub segments: Vec<Segment>,
+}
+
+impl OpenContent {
+    /// A file that is the source's, whole.
+    pub fn of_source(source: Arc<SourceFile>) -> Self {
+        let mut content = Self::default();
+        if source.file.size > 0 {
+            content.put(Segment {
+                begin: 0,
+                length: source.file.size,
+                place: Place::Source(source, 0),
+            });
+        }
+        content
+    }
+
+    /// Puts a stretch over whatever is there.
+    pub fn put(&mut self, segment: Segment) {
+        if segment.length == 0 {
+            return;
+        }
+        self.size = self.size.max(segment.end());
+        // Nearly always the new stretch goes on at the end.
+        if let Some(last) = self.segments.last_mut()
+            && last.joins(&segment)
+        {
+            last.length += segment.length;
+            return;
+        }
+        let (begin, end) = (segment.begin, segment.end());
+        let first = self.segments.partition_point(|old| old.end() <= begin);
+        let behind = self.segments.partition_point(|old| old.begin < end);
+        let mut new = Vec::with_capacity(3);
+        if first < behind {
+            let (left, right) = (&self.segments[first], &self.segments[behind - 1]);
+            let left = (left.begin < begin).then(|| left.part(left.begin, begin));
+            let right = (right.end() > end).then(|| right.part(end, right.end()));
+            new.extend(left);
+            new.push(segment);
+            new.extend(right);
+        } else {
+            new.push(segment);
+        }
+        self.segments.splice(first..behind, new);
+        let from = first.saturating_sub(1);
+        let upto = (from + 5).min(self.segments.len());
+        for place in (from + 1..upto).rev() {
+            if self.segments[place - 1].joins(&self.segments[place]) {
+                self.segments[place - 1].length += self.segments[place].length;
+                self.segments.remove(place);
+            }
+        }
+    }
+
+    /// Cuts or extends the file; what is added is a hole.
+    pub fn resize(&mut self, size: u64) {
+        let kept = self.segments.partition_point(|old| old.begin < size);
+        self.segments.truncate(kept);
+        if let Some(last) = self.segments.last_mut() {
+            last.length = last.length.min(size - last.begin);
+        }
+        self.size = size;
+    }
+
+    /// Bytes that are not holes.
+    pub fn data_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
+    /// The stretches and holes that cover `begin..end`, in order; a hole has no place.
+    pub fn cover(&self, begin: u64, end: u64) -> Vec<(u64, u64, Option<Place>)> {
+        let end = end.min(self.size);
+        let mut parts = Vec::new();
+        let mut at = begin;
+        let first = self.segments.partition_point(|old| old.end() <= begin);
+        for segment in &self.segments[first..] {
+            if segment.begin >= end {
+                break;
+            }
+            if segment.begin > at {
+                parts.push((at, segment.begin - at, None));
+                at = segment.begin;
+            }
+            let part = segment.part(at, segment.end().min(end));
+            at = part.end();
+            parts.push((part.begin, part.length, Some(part.place)));
+        }
+        if at < end {
+            parts.push((at, end - at, None));
+        }
+        parts
+    }
+
+    /// The next data (or else hole) at or after `offset`, which lies in the file.
+    pub fn seek(&self, offset: u64, data: bool) -> Option<u64> {
+        let parts = self.cover(offset, self.size);
+        let found = parts.iter().find(|(_, _, place)| place.is_some() == data);
+        match found {
+            Some((begin, ..)) => Some(*begin),
+            None if data => None,
+            None => Some(self.size),
+        }
+    }
+
+    /// The source that this file is equal to, if it is put together from one at the same offsets, holes apart.
+    pub fn whole_source(&self) -> Option<Arc<SourceFile>> {
+        let Place::Source(source, _) = &self.segments.first()?.place else {
+            return None;
+        };
+        let in_place = |segment: &Segment| match &segment.place {
+            Place::Source(other, offset) => {
+                other.file == source.file
+                    && other.repository == source.repository
+                    && *offset == segment.begin
+            }
+            Place::Spool => false,
+        };
+        if self.size != source.file.size || !self.segments.iter().all(in_place) {
+            return None;
+        }
+        self.gaps_are_holes_of(source).then(|| source.clone())
+    }
+
+    fn gaps_are_holes_of(&self, source: &SourceFile) -> bool {
+        let gaps = self.cover(0, self.size);
+        let mut gaps = gaps.iter().filter(|(_, _, place)| place.is_none());
+        gaps.all(|(begin, length, _)| {
+            let Some(trees) = &source.trees else {
+                return false;
+            };
+            let end = begin + length;
+            trees
+                .extents_from(&source.file, *begin)
+                .take_while(|extent| extent.as_ref().is_ok_and(|(at, _)| *at < end))
+                .all(|extent| extent.is_ok_and(|(_, extent)| extent.chunk.is_none()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn source(number: u64) -> Arc<SourceFile> {
+        let file = File {
+            size: 1000,
+            ..File::empty()
+        };
+        Arc::new(SourceFile {
+            number,
+            repository: ObjectId::default(),
+            trees: None,
+            file,
+        })
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Spool(u64, u64),
+        Source(u64, u64, u64, u64),
+        Resize(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..200u64, 1..60u64).prop_map(|(begin, length)| Step::Spool(begin, length)),
+            (0..200u64, 1..60u64, 0..2u64, 0..100u64).prop_map(
+                |(begin, length, number, offset)| Step::Source(begin, length, number, offset)
+            ),
+            (0..260u64).prop_map(Step::Resize),
+        ]
+    }
+
+    proptest! {
+        /// The stretches say of each byte what a list of bytes says.
+        #[test]
+        fn stretches_agree_with_single_bytes(steps in proptest::collection::vec(step(), 0..30)) {
+            let sources = [source(0), source(1)];
+            let mut content = OpenContent::default();
+            // For each byte: none for a hole, or the source (2 for the spool) and the offset there.
+            let mut bytes: Vec<Option<(u64, u64)>> = Vec::new();
+            for step in steps {
+                let (begin, length, number, offset) = match step {
+                    Step::Resize(size) => {
+                        content.resize(size);
+                        bytes.resize(size as usize, None);
+                        continue;
+                    }
+                    Step::Spool(begin, length) => (begin, length, 2, begin),
+                    Step::Source(begin, length, number, offset) => (begin, length, number, offset),
+                };
+                let place = match number {
+                    2 => Place::Spool,
+                    number => Place::Source(sources[number as usize].clone(), offset),
+                };
+                content.put(Segment { begin, length, place });
+                let end = (begin + length) as usize;
+                if bytes.len() < end {
+                    bytes.resize(end, None);
+                }
+                for n in 0..length {
+                    bytes[(begin + n) as usize] = Some((number, offset + n));
+                }
+            }
+            prop_assert_eq!(content.size, bytes.len() as u64);
+            let mut seen = Vec::new();
+            for (begin, length, place) in content.cover(0, content.size) {
+                for n in 0..length {
+                    seen.push(match &place {
+                        None => None,
+                        Some(Place::Spool) => Some((2, begin + n)),
+                        Some(Place::Source(source, offset)) => Some((source.number, offset + n)),
+                    });
+                }
+            }
+            prop_assert_eq!(seen, bytes);
+        }
+    }
+}

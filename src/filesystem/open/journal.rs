@@ -1,0 +1,146 @@
+//! The journal of an open point: every change, in order, in one file of the state directory.
+//!
+//! ```text
+//! 0  u32  bytes of the change
+//! 4  [8]  first bytes of the BLAKE3 of the change
+//! 12      the change, as a document
+//! ```
+//! A record is written with one write(2) before the change is answered, so it survives the daemon; fsync makes it
+//! survive the host. A last record that was torn has a wrong checksum and is dropped with what follows.
+
+use super::change::Change;
+use crate::error::{Error, Kind, Result};
+use crate::repository::{decode, encode};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+const HEAD_BYTES: usize = 12;
+
+/// An open journal. The lock on it says that this daemon serves the point.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    path: PathBuf,
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(bytes).as_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+impl Journal {
+    /// Opens or makes the journal in this directory, with the changes that it holds. `Busy` when another daemon
+    /// has it open.
+    pub(super) fn open(directory: &Path) -> Result<(Self, Vec<Change>)> {
+        let path = directory.join("journal");
+        let wrap = |error| Error::io(format_args!("opening {}", path.display()), error);
+        let mut file = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(wrap)?;
+        if file.try_lock().is_err() {
+            let message = format!("another keepfs serves the open point in {}", path.display());
+            return Err(Error::new(Kind::Busy, message));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(wrap)?;
+        let (changes, length) = replay(&bytes);
+        if length < bytes.len() {
+            tracing::warn!(
+                "{}: the last record was torn and is dropped",
+                path.display()
+            );
+            file.set_len(length as u64).map_err(wrap)?;
+        }
+        Ok((Self { file, path }, changes))
+    }
+
+    /// Adds a change. After a failure nothing is added that is not whole.
+    pub(super) fn append(&mut self, change: &Change) -> Result<()> {
+        let body = encode(change);
+        let mut record = Vec::with_capacity(HEAD_BYTES + body.len());
+        record.extend((body.len() as u32).to_le_bytes());
+        record.extend(checksum(&body));
+        record.extend(body);
+        let wrap = |error| Error::io(format_args!("writing {}", self.path.display()), error);
+        let before = self.file.metadata().map_err(wrap)?.len();
+        self.file.write_all(&record).map_err(|error| {
+            // A part of a record would hide everything behind it.
+            let _ = self.file.set_len(before);
+            wrap(error)
+        })
+    }
+
+    /// Makes every change so far survive the host.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|error| Error::io(format_args!("syncing {}", self.path.display()), error))
+    }
+}
+
+/// The whole changes, and how many bytes they take.
+fn replay(bytes: &[u8]) -> (Vec<Change>, usize) {
+    let mut changes = Vec::new();
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..at + HEAD_BYTES) {
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let Some(body) = bytes.get(at + HEAD_BYTES..at + HEAD_BYTES + length) else {
+            break;
+        };
+        let sound = checksum(body) == head[4..];
+        let Some(change) = sound.then(|| decode(body).ok()).flatten() else {
+            break;
+        };
+        changes.push(change);
+        at += HEAD_BYTES + length;
+    }
+    (changes, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(n: u64) -> Change {
+        Change::Size {
+            node: n,
+            size: n * n,
+        }
+    }
+
+    #[test]
+    fn a_torn_journal_keeps_every_whole_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, changes) = Journal::open(directory.path()).unwrap();
+        assert!(changes.is_empty());
+        for n in 0..3 {
+            journal.append(&change(n)).unwrap();
+        }
+        drop(journal);
+        let path = directory.path().join("journal");
+        let whole = std::fs::read(&path).unwrap();
+        let record = whole.len() / 3;
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let (mut journal, changes) = Journal::open(directory.path()).unwrap();
+            let kept = (length / record) as u64;
+            assert_eq!(changes, (0..kept).map(change).collect::<Vec<_>>());
+            journal.append(&change(9)).unwrap();
+            drop(journal);
+            let (_, changes) = Journal::open(directory.path()).unwrap();
+            assert_eq!(changes.last(), Some(&change(9)));
+        }
+    }
+
+    #[test]
+    fn a_journal_is_served_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = Journal::open(directory.path()).unwrap();
+        let second = Journal::open(directory.path()).unwrap_err();
+        assert_eq!(second.kind(), Kind::Busy);
+    }
+}

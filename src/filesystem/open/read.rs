@@ -1,0 +1,95 @@
+//! Reading a file of an open point: from its spool, and from the points it refers to.
+
+use super::OpenPoint;
+use super::content::{Place, SourceFile};
+use super::state::OpenNode;
+use crate::error::{Error, Kind, Result};
+use crate::filesystem::errno::{Answer, Rule};
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+impl OpenPoint {
+    /// Up to `size` bytes of a file from `offset`.
+    pub(in crate::filesystem) fn read(&self, node: u64, offset: u64, size: u32) -> Answer<Vec<u8>> {
+        let parts = {
+            let inner = self.inner.lock();
+            let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
+            let content = content.ok_or(Rule::IsADirectory)?;
+            content.cover(offset, offset.saturating_add(size.into()))
+        };
+        let mut bytes = Vec::new();
+        let mut spool = None;
+        for (begin, length, place) in parts {
+            match place {
+                None => bytes.resize(bytes.len() + length as usize, 0),
+                Some(Place::Source(source, at)) => read_source(&source, at, length, &mut bytes)?,
+                Some(Place::Spool) => {
+                    if spool.is_none() {
+                        spool = Some(self.spool(node)?);
+                    }
+                    read_spool(spool.as_ref(), begin, length, &mut bytes)?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The next data (or else hole) of a file.
+    pub(in crate::filesystem) fn seek(&self, node: u64, offset: u64, data: bool) -> Answer<u64> {
+        self.node(node, |node| {
+            let content = node.content().ok_or(Rule::IsADirectory)?;
+            if offset >= content.size {
+                return Err(Rule::NoSuchOffset.into());
+            }
+            content
+                .seek(offset, data)
+                .ok_or_else(|| Rule::NoSuchOffset.into())
+        })?
+    }
+}
+
+fn read_spool(
+    spool: Option<&fs::File>,
+    begin: u64,
+    length: u64,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
+    let start = bytes.len();
+    bytes.resize(start + length as usize, 0);
+    let Some(spool) = spool else { return Ok(()) };
+    spool
+        .read_exact_at(&mut bytes[start..], begin)
+        .map_err(|error| Error::io("reading spooled bytes", error))
+}
+
+/// Appends bytes of a file of a complete point.
+pub(super) fn read_source(
+    source: &SourceFile,
+    offset: u64,
+    length: u64,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
+    let trees = source.trees.as_ref().ok_or_else(|| {
+        Error::new(
+            Kind::Unreachable,
+            "the repository that this file was copied from is not mounted; mount it, too",
+        )
+    })?;
+    let end = offset + length;
+    for extent in trees.extents_from(&source.file, offset) {
+        let (begin, extent) = extent?;
+        if begin >= end {
+            break;
+        }
+        let within = offset.max(begin) - begin..end.min(begin + extent.length) - begin;
+        match extent.chunk {
+            None => bytes.resize(bytes.len() + (within.end - within.start) as usize, 0),
+            Some(id) => {
+                let location = trees.repository().locate(&id)?;
+                let within = within.start as u32..within.end as u32;
+                trees.repository().read_located(&location, within, bytes)?;
+            }
+        }
+    }
+    Ok(())
+}

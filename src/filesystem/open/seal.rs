@@ -1,0 +1,353 @@
+//! Sealing: an open point becomes a complete one, as the copy that it is or as it was written.
+//!
+//! Order: every chunk is durable and in the index, then the record is created. The journal goes last, so that a
+//! daemon that dies in between finds the point open and its name taken by an equal one.
+
+use super::content::{OpenContent, Place, Segment, SourceFile};
+use super::matching::is_whole;
+use super::read::read_source;
+use super::state::{Body, OpenNode};
+use super::{OpenPoint, PARTIAL, Stage, TOP};
+use crate::backup::{Contents, Workers, tree_sink};
+use crate::copy::bring_point;
+use crate::error::{Error, Kind, Result};
+use crate::filesystem::errno::Answer;
+use crate::filesystem::inode::number;
+use crate::filesystem::repositories::CompletePoint;
+use crate::id::ChunkId;
+use crate::point::{
+    Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Origin,
+    Owner, Point, PointRecord, Source, Tree,
+};
+use crate::progress::Progress;
+use crate::repository::{Lane, Writer};
+use crossbeam_channel::bounded;
+use std::sync::Arc;
+
+/// Referred bytes that are read at a time where they cannot be taken as chunks.
+const PIECE_BYTES: u64 = 4 << 20;
+
+impl OpenPoint {
+    /// Seals in the background once the point is a whole copy of another. Whoever may not give it the owners and
+    /// set-id bits of that one must seal it by name.
+    pub(in crate::filesystem) fn seal_if_whole(self: &Arc<Self>) {
+        let from = {
+            let mut inner = self.inner.lock();
+            let Some((from, _)) = inner.from.clone() else {
+                return;
+            };
+            let open = matches!(inner.stage, Stage::Open);
+            if !open || inner.state.name.ends_with(PARTIAL) || !is_whole(&inner.state, &from) {
+                return;
+            }
+            inner.stage = Stage::Sealing(Some(from.clone()));
+            from
+        };
+        let open = self.clone();
+        std::thread::spawn(move || {
+            let sealed = open.commit_copy(&from);
+            if let Err(error) = &sealed {
+                tracing::warn!("{}: {error}", open.directory.display());
+            }
+            open.end_sealing(sealed);
+        });
+    }
+
+    /// Seals the point as it was written, under this name. Returns when it is durable; on failure it stays open.
+    pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8]) -> Answer<()> {
+        {
+            let mut inner = self.inner.lock();
+            while matches!(inner.stage, Stage::Sealing(_)) {
+                self.settled.wait(&mut inner);
+            }
+            if matches!(inner.stage, Stage::Sealed(_)) && inner.state.name == name {
+                return Ok(());
+            }
+            Self::require_open(&inner)?;
+            inner.stage = Stage::Sealing(None);
+        }
+        let sealed = self.commit_written(name);
+        let failure = sealed
+            .as_ref()
+            .err()
+            .map(|error| Error::new(error.kind(), error.message()));
+        self.end_sealing(sealed);
+        failure.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn end_sealing(&self, sealed: Result<Arc<Point>>) {
+        let mut inner = self.inner.lock();
+        inner.stage = match sealed {
+            Ok(point) => {
+                inner.state.name = point.name().to_vec();
+                self.remove_directory();
+                Stage::Sealed(Arc::new(CompletePoint {
+                    repository: self.repository.clone(),
+                    point,
+                }))
+            }
+            Err(_) => Stage::Open,
+        };
+        self.settled.notify_all();
+    }
+
+    fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
+        let backup = self.repository.backup(self.backup).ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                "the backup of this open point is gone; make it again",
+            )
+        })?;
+        self.repository
+            .catalog
+            .commit(backup.name(), Draft { record })
+    }
+
+    /// The point is the one it was copied from: its trees, its attributes.
+    fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
+        let source = from.repository.catalog.repository();
+        let name = self.name();
+        if source.id() != self.repository.catalog.repository().id() {
+            let transfer = self.bringer.transfer(from.trees())?;
+            if !bring_point(&transfer, &from.point.record, &Progress::default())? {
+                let message = "trees of the point cannot be read; run `keepfs check`";
+                return Err(Error::new(Kind::Damaged, message));
+            }
+            // Through the queue: everything wanted before is waited for as well.
+            self.bringer.finish()?;
+            transfer.finish()?;
+        }
+        let record = PointRecord {
+            name,
+            origin: Some(Origin {
+                repository: source.id(),
+                point: from.point.id,
+                generation: from.point.generation,
+            }),
+            ..from.point.record.clone()
+        };
+        self.commit(record)
+    }
+
+    fn commit_written(&self, name: &[u8]) -> Result<Arc<Point>> {
+        if self.bringer.check().is_err() {
+            // What failed before is tried once more: the person who seals may have mended it.
+            self.bringer.try_again();
+            let sources: Vec<_> = self.inner.lock().state.sources.values().cloned().collect();
+            sources.iter().for_each(|source| self.bringer.want(source));
+        }
+        let repository = self.repository.catalog.repository();
+        let writer = Arc::new(Writer::new(repository.clone(), None)?);
+        let workers = Workers::new(2);
+        let tree = std::thread::scope(|scope| {
+            let (hold, done) = bounded(0);
+            let working = &workers;
+            scope.spawn(move || working.work(&done));
+            let sealing = Sealing {
+                open: self,
+                contents: Contents::new(writer.clone()),
+                workers: &workers,
+            };
+            let tree = sealing.directory(TOP);
+            drop(hold);
+            tree
+        })?;
+        self.bringer.finish()?;
+        writer.flush()?;
+        let top = self.described(TOP)?;
+        let record = PointRecord {
+            backup: self.backup,
+            name: name.to_vec(),
+            time: self.started,
+            sealed: repository.now(),
+            sequence: 0,
+            previous: [0; 32],
+            mode: top.mode,
+            owner: (*top.owner).clone(),
+            mtime: top.mtime,
+            xattrs: top.xattrs,
+            tree,
+            side: Content::Empty,
+            side_bytes: 0,
+            source: Source {
+                host: crate::repository::host_name(),
+                paths: Vec::new(),
+            },
+            origin: None,
+            program: String::new(),
+            more: Vec::new(),
+        };
+        self.commit(record)
+    }
+
+    /// The attributes of a node as a tree says them.
+    fn described(&self, node: u64) -> Result<Attributes> {
+        let described = self.node(node, |known| {
+            let links = known.places.len().max(1) as u32;
+            Attributes {
+                mode: known.facts.mode,
+                owner: Arc::new(Owner {
+                    uid: known.facts.uid,
+                    gid: known.facts.gid,
+                    ..Owner::default()
+                }),
+                mtime: known.facts.mtime,
+                xattrs: known.xattrs.clone(),
+                links,
+                link_group: match links {
+                    1 => 0,
+                    _ => number(&[b"group", &node.to_le_bytes()]),
+                },
+            }
+        });
+        described.map_err(Error::from)
+    }
+}
+
+struct Sealing<'a> {
+    open: &'a OpenPoint,
+    contents: Contents,
+    workers: &'a Workers,
+}
+
+enum Sealed {
+    Directory,
+    File(OpenContent),
+    Node(Node),
+}
+
+impl Sealing<'_> {
+    fn directory(&self, node: u64) -> Result<Tree> {
+        let mut directory = DirectoryWriter::default();
+        for (name, child) in self.open.names(node).map_err(Error::from)? {
+            let entry = self
+                .entry(name.clone(), child)
+                .map_err(|error| error.context(String::from_utf8_lossy(&name)))?;
+            directory.push(Arc::new(entry), &mut tree_sink(&self.contents.writer))?;
+        }
+        directory.finish(&mut tree_sink(&self.contents.writer))
+    }
+
+    fn entry(&self, name: Vec<u8>, node: u64) -> Result<Entry> {
+        let body = self.open.node(node, sealed_body).map_err(Error::from)?;
+        let attributes = self.open.described(node)?;
+        let node = match body {
+            Sealed::Directory => Node::Directory(self.directory(node)?),
+            Sealed::File(content) => Node::File(self.file(&name, node, &content)?),
+            Sealed::Node(node) => node,
+        };
+        Ok(Entry {
+            name,
+            attributes,
+            node,
+        })
+    }
+
+    fn file(&self, name: &[u8], node: u64, content: &OpenContent) -> Result<File> {
+        if content.size == 0 {
+            return Ok(File::empty());
+        }
+        if let Some(source) = content.whole_source() {
+            return Ok(source.file.clone());
+        }
+        let spooled = |segment: &Segment| matches!(segment.place, Place::Spool);
+        if content.segments.iter().all(spooled) {
+            let spool = self.open.spool(node)?;
+            spool
+                .set_len(content.size)
+                .map_err(|error| Error::io("cutting a spool file", error))?;
+            let stored = self.contents.store(&spool, name, 0, self.workers);
+            return Ok(stored.map_err(Error::from)?.0);
+        }
+        self.mixed(node, content)
+    }
+
+    /// Bytes from several places: chunks that are referred to whole stay what they are, everything else is cut anew.
+    fn mixed(&self, node: u64, content: &OpenContent) -> Result<File> {
+        let mut writer = ContentWriter::default();
+        for (begin, length, place) in content.cover(0, content.size) {
+            match place {
+                None => self.push(&mut writer, length, None)?,
+                Some(Place::Spool) => {
+                    for at in (begin..begin + length).step_by(PIECE_BYTES as usize) {
+                        let size = PIECE_BYTES.min(begin + length - at) as u32;
+                        let bytes = self.open.read(node, at, size).map_err(Error::from)?;
+                        self.cut(&mut writer, &bytes)?;
+                    }
+                }
+                Some(Place::Source(source, offset)) => {
+                    self.referred(&mut writer, &source, offset, length)?;
+                }
+            }
+        }
+        let (content, size) = writer.finish(&mut tree_sink(&self.contents.writer))?;
+        Ok(File {
+            size,
+            hash: None,
+            block: 0,
+            content,
+        })
+    }
+
+    fn referred(
+        &self,
+        writer: &mut ContentWriter,
+        source: &SourceFile,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        let trees = source.trees.as_ref().ok_or_else(|| {
+            Error::new(
+                Kind::Unreachable,
+                "the repository that this point was copied from is not mounted; mount it, too",
+            )
+        })?;
+        let end = offset + length;
+        for extent in trees.extents_from(&source.file, offset) {
+            let (begin, extent) = extent?;
+            if begin >= end {
+                break;
+            }
+            let (from, upto) = (offset.max(begin), end.min(begin + extent.length));
+            let whole = upto - from == extent.length;
+            match extent.chunk {
+                None => self.push(writer, upto - from, None)?,
+                Some(id) if whole => self.push(writer, extent.length, Some(id))?,
+                Some(_) => {
+                    let mut bytes = Vec::new();
+                    read_source(source, from, upto - from, &mut bytes)?;
+                    self.cut(writer, &bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&self, writer: &mut ContentWriter, length: u64, chunk: Option<ChunkId>) -> Result<()> {
+        let extent = Extent { length, chunk };
+        writer.push(extent, &mut tree_sink(&self.contents.writer))
+    }
+
+    fn cut(&self, writer: &mut ContentWriter, mut bytes: &[u8]) -> Result<()> {
+        while let Some(length) = self.contents.cutting.cut(bytes, true) {
+            let (chunk, rest) = bytes.split_at(length);
+            let id = ChunkId::of(chunk);
+            self.contents.writer.put(Lane::Alone, id, chunk)?;
+            self.push(writer, length as u64, Some(id))?;
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+fn sealed_body(node: &OpenNode) -> Sealed {
+    match &node.body {
+        Body::Directory { .. } => Sealed::Directory,
+        Body::File { content, .. } => Sealed::File(content.clone()),
+        Body::Symlink(target) => Sealed::Node(Node::Symlink(target.clone())),
+        Body::Special(libc::S_IFBLK, device) => Sealed::Node(Node::Block(*device)),
+        Body::Special(libc::S_IFCHR, device) => Sealed::Node(Node::Character(*device)),
+        Body::Special(libc::S_IFSOCK, _) => Sealed::Node(Node::Socket),
+        Body::Special(..) => Sealed::Node(Node::Fifo),
+    }
+}

@@ -1,0 +1,320 @@
+//! The entries of an open point in memory: what applying every change in order makes.
+
+use super::change::{Change, Facts, Made, TOP};
+use super::content::{OpenContent, Place, Segment, SourceFile};
+use crate::id::ObjectId;
+use crate::point::{Tree, Trees};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A name in a directory.
+#[derive(Debug)]
+pub(in crate::filesystem) struct Name {
+    pub node: u64,
+    /// Whether the point it is a copy of has the same name, type and content here.
+    pub matched: bool,
+}
+
+/// What a node is.
+#[derive(Debug)]
+pub(in crate::filesystem) enum Body {
+    Directory {
+        names: BTreeMap<Vec<u8>, Name>,
+        /// The directory of the same path in the point that this one is a copy of.
+        twin: Option<Tree>,
+    },
+    File {
+        content: OpenContent,
+        /// BLAKE3 of the content, while it is known.
+        hash: Option<[u8; 32]>,
+    },
+    Symlink(Vec<u8>),
+    Special(u32, u64),
+}
+
+/// A node of an open point.
+#[derive(Debug)]
+pub(in crate::filesystem) struct OpenNode {
+    pub body: Body,
+    pub facts: Facts,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Every directory and name it is found at; several for hard links, none once it was removed.
+    pub places: Vec<(u64, Vec<u8>)>,
+}
+
+impl OpenNode {
+    fn new(body: Body, facts: Facts) -> Self {
+        Self {
+            body,
+            facts,
+            xattrs: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    /// The file type bits of its mode.
+    pub fn type_bits(&self) -> u32 {
+        match &self.body {
+            Body::Directory { .. } => libc::S_IFDIR,
+            Body::File { .. } => libc::S_IFREG,
+            Body::Symlink(_) => libc::S_IFLNK,
+            Body::Special(bits, _) => *bits,
+        }
+    }
+
+    /// Its content, if it is a file.
+    pub fn content(&self) -> Option<&OpenContent> {
+        match &self.body {
+            Body::File { content, .. } => Some(content),
+            _ => None,
+        }
+    }
+
+    /// The names in it, if it is a directory.
+    pub fn names(&self) -> Option<&BTreeMap<Vec<u8>, Name>> {
+        match &self.body {
+            Body::Directory { names, .. } => Some(names),
+            _ => None,
+        }
+    }
+
+    fn names_mut(&mut self) -> Option<&mut BTreeMap<Vec<u8>, Name>> {
+        match &mut self.body {
+            Body::Directory { names, .. } => Some(names),
+            _ => None,
+        }
+    }
+}
+
+/// How sources are found again after a restart.
+pub(in crate::filesystem) type FindTrees<'a> = &'a dyn Fn(ObjectId) -> Option<Arc<Trees>>;
+
+/// The entries of an open point.
+#[derive(Debug, Default)]
+pub(in crate::filesystem) struct State {
+    pub name: Vec<u8>,
+    pub nodes: HashMap<u64, OpenNode>,
+    /// The number of the next node.
+    pub next: u64,
+    /// Names in all directories.
+    pub entries: u64,
+    /// Of them, those that the point it is a copy of has too.
+    pub matched: u64,
+    pub sources: HashMap<u64, Arc<SourceFile>>,
+    /// The point it is a copy of, as the journal names it.
+    pub from: Option<(ObjectId, ObjectId, u64)>,
+}
+
+impl State {
+    /// Applies a change. What contradicts the state is passed over: only a damaged journal can hold such a change.
+    pub fn apply(&mut self, change: Change, find: FindTrees<'_>) {
+        match change {
+            Change::Begin { facts, .. } => {
+                let body = Body::Directory {
+                    names: BTreeMap::new(),
+                    twin: None,
+                };
+                self.nodes.insert(TOP, OpenNode::new(body, facts));
+                self.next = TOP + 1;
+            }
+            Change::Name(name) => self.name = name,
+            Change::From {
+                repository,
+                point,
+                generation,
+            } => self.from = Some((repository, point, generation)),
+            Change::Make {
+                parent,
+                name,
+                node,
+                made,
+                facts,
+            } => {
+                let body = self.body(made);
+                self.nodes.insert(node, OpenNode::new(body, facts));
+                self.next = self.next.max(node + 1);
+                self.enter(parent, name, node);
+            }
+            Change::Link { parent, name, node } => self.enter(parent, name, node),
+            Change::Remove { parent, name } => {
+                self.leave(parent, &name);
+            }
+            Change::Rename {
+                parent,
+                name,
+                new_parent,
+                new_name,
+            } => {
+                if let Some(node) = self.leave(parent, &name) {
+                    self.leave(new_parent, &new_name);
+                    self.enter(new_parent, new_name, node);
+                }
+            }
+            Change::Facts { node, facts } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.facts = facts;
+                }
+            }
+            Change::Xattr { node, name, value } => self.set_xattr(node, name, value),
+            Change::Size { node, size } => self.content(node, |content| content.resize(size)),
+            Change::Written {
+                node,
+                begin,
+                length,
+            } => self.content(node, |content| {
+                let place = Place::Spool;
+                content.put(Segment {
+                    begin,
+                    length,
+                    place,
+                });
+            }),
+            Change::Source {
+                number,
+                repository,
+                file,
+            } => {
+                let source = SourceFile {
+                    number,
+                    repository,
+                    trees: find(repository),
+                    file,
+                };
+                self.sources.insert(number, Arc::new(source));
+            }
+            Change::Reference {
+                node,
+                begin,
+                length,
+                source,
+                offset,
+            } => {
+                let Some(source) = self.sources.get(&source).cloned() else {
+                    return;
+                };
+                self.content(node, |content| {
+                    let place = Place::Source(source, offset);
+                    content.put(Segment {
+                        begin,
+                        length,
+                        place,
+                    });
+                });
+            }
+        }
+    }
+
+    fn body(&self, made: Made) -> Body {
+        let file = |content| Body::File {
+            content,
+            hash: None,
+        };
+        match made {
+            Made::Directory => Body::Directory {
+                names: BTreeMap::new(),
+                twin: None,
+            },
+            Made::File => file(OpenContent::default()),
+            Made::Linked(source) => file(match self.sources.get(&source) {
+                Some(source) => OpenContent::of_source(source.clone()),
+                None => OpenContent::default(),
+            }),
+            Made::Symlink(target) => Body::Symlink(target),
+            Made::Special(bits, device) => Body::Special(bits, device),
+        }
+    }
+
+    fn enter(&mut self, parent: u64, name: Vec<u8>, number: u64) {
+        let Some(node) = self.nodes.get_mut(&number) else {
+            return;
+        };
+        node.places.push((parent, name.clone()));
+        let names = self
+            .nodes
+            .get_mut(&parent)
+            .and_then(|directory| directory.names_mut());
+        let Some(names) = names else { return };
+        let entry = Name {
+            node: number,
+            matched: false,
+        };
+        if names.insert(name, entry).is_none() {
+            self.entries += 1;
+        }
+    }
+
+    fn leave(&mut self, parent: u64, name: &[u8]) -> Option<u64> {
+        let names = self.nodes.get_mut(&parent)?.names_mut()?;
+        let left = names.remove(name)?;
+        self.entries -= 1;
+        self.matched -= u64::from(left.matched);
+        if let Some(node) = self.nodes.get_mut(&left.node) {
+            node.places
+                .retain(|(at, known)| *at != parent || known != name);
+        }
+        Some(left.node)
+    }
+
+    fn content(&mut self, node: u64, change: impl FnOnce(&mut OpenContent)) {
+        if let Some(OpenNode {
+            body: Body::File { content, hash },
+            ..
+        }) = self.nodes.get_mut(&node)
+        {
+            change(content);
+            *hash = None;
+        }
+    }
+
+    fn set_xattr(&mut self, node: u64, name: Vec<u8>, value: Option<Vec<u8>>) {
+        let Some(node) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        let place = node.xattrs.binary_search_by(|(known, _)| known.cmp(&name));
+        match (place, value) {
+            (Ok(place), Some(value)) => node.xattrs[place].1 = value,
+            (Ok(place), None) => {
+                node.xattrs.remove(place);
+            }
+            (Err(place), Some(value)) => node.xattrs.insert(place, (name, value)),
+            (Err(_), None) => {}
+        }
+    }
+
+    /// The node of a name in a directory.
+    pub fn child(&self, parent: u64, name: &[u8]) -> Option<u64> {
+        let names = self.nodes.get(&parent)?.names()?;
+        names.get(name).map(|name| name.node)
+    }
+
+    /// The names that lead from the top to a node, by its first place.
+    pub fn path(&self, mut node: u64) -> Option<Vec<Vec<u8>>> {
+        let mut path = Vec::new();
+        while node != TOP {
+            let (parent, name) = self.nodes.get(&node)?.places.first()?;
+            path.push(name.clone());
+            node = *parent;
+            // Deeper than the longest path: only a damaged journal leads in circles.
+            if path.len() > 4096 {
+                return None;
+            }
+        }
+        path.reverse();
+        Some(path)
+    }
+
+    /// Whether `below` is `above` or lies in it.
+    pub fn lies_in(&self, mut below: u64, above: u64) -> bool {
+        for _ in 0..4096 {
+            if below == above {
+                return true;
+            }
+            let parent = self.nodes.get(&below).and_then(|node| node.places.first());
+            match parent {
+                Some((parent, _)) if below != TOP => below = *parent,
+                _ => return false,
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,120 @@
+//! The open points of a mount, by repository, backup and name.
+
+use super::open::OpenPoint;
+use super::repositories::{CompletePoint, MountedRepository};
+use crate::error::{Error, Result};
+use crate::id::ObjectId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+#[derive(Default)]
+struct Known {
+    open: Vec<Arc<OpenPoint>>,
+    /// Sealed by this daemon, as long as the kernel knows an inode of theirs: those keep their numbers.
+    sealed: HashMap<[u8; 40], Weak<OpenPoint>>,
+}
+
+/// Open points, and those that were sealed since.
+pub(super) struct OpenPoints {
+    /// Where journals and spools lie.
+    directory: PathBuf,
+    known: Mutex<Known>,
+}
+
+impl OpenPoints {
+    /// Goes on with every open point of these repositories that lies in the state directory.
+    pub(super) fn resume(
+        directory: &Path,
+        repositories: &Arc<Vec<Arc<MountedRepository>>>,
+    ) -> Self {
+        let directory = directory.join("open");
+        let mut known = Known::default();
+        // Without a state directory there is nothing to resume; it is made with the first open point.
+        let found = std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in found {
+            match OpenPoint::resume(&entry.path(), repositories) {
+                Ok(Some(open)) => known.open.push(open),
+                Ok(None) => {}
+                Err(error) => tracing::warn!("{}: {error}", entry.path().display()),
+            }
+        }
+        Self {
+            directory,
+            known: Mutex::new(known),
+        }
+    }
+
+    /// The state directory for new open points, only for this user.
+    pub(super) fn directory(&self) -> Result<&Path> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory);
+        made.map_err(|error| {
+            Error::io(format_args!("making {}", self.directory.display()), error)
+        })?;
+        Ok(&self.directory)
+    }
+
+    pub(super) fn add(&self, open: Arc<OpenPoint>) {
+        self.known.lock().open.push(open);
+    }
+
+    pub(super) fn remove(&self, open: &Arc<OpenPoint>) {
+        self.known
+            .lock()
+            .open
+            .retain(|known| !Arc::ptr_eq(known, open));
+    }
+
+    /// Moves points that were sealed in the background.
+    fn settle(known: &mut Known) {
+        let Known { open, sealed } = known;
+        open.retain(|point| match point.sealed() {
+            Some(complete) => {
+                sealed.retain(|_, point| point.strong_count() > 0);
+                sealed.insert(complete.identity(), Arc::downgrade(point));
+                false
+            }
+            None => true,
+        });
+    }
+
+    /// The open points of a backup.
+    pub(super) fn of_backup(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+    ) -> Vec<Arc<OpenPoint>> {
+        let mut known = self.known.lock();
+        Self::settle(&mut known);
+        let open = known.open.iter();
+        open.filter(|open| Arc::ptr_eq(&open.repository, repository) && open.backup == backup)
+            .cloned()
+            .collect()
+    }
+
+    /// The open point of this name.
+    pub(super) fn named(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> Option<Arc<OpenPoint>> {
+        let mut of_backup = self.of_backup(repository, backup).into_iter();
+        of_backup.find(|open| open.name() == name)
+    }
+
+    /// The open point that has become this complete one, while the kernel knows it.
+    pub(super) fn sealed(&self, point: &CompletePoint) -> Option<Arc<OpenPoint>> {
+        let mut known = self.known.lock();
+        Self::settle(&mut known);
+        known.sealed.get(&point.identity()).and_then(Weak::upgrade)
+    }
+}

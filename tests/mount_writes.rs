@@ -1,0 +1,259 @@
+//! Writing through a real mount: copies by real tools, sealing, and what survives a daemon.
+
+use crate::backup::one_of_everything;
+use crate::engine::Bench;
+use crate::mount::{Mount, back_up, catalog, run, same_trees, try_run};
+use keepfs::repository::Settings;
+use std::path::PathBuf;
+use std::time::Duration;
+
+struct Two {
+    mount: Mount,
+    source: tempfile::TempDir,
+    primary: Bench,
+    offsite: Bench,
+    point: PathBuf,
+    /// The backup of the same name in the other repository.
+    target: PathBuf,
+}
+
+fn settings() -> Settings {
+    Settings {
+        pack_bytes: 1 << 20,
+        ..Settings::default()
+    }
+}
+
+fn two() -> Two {
+    let source = tempfile::tempdir().unwrap();
+    one_of_everything(source.path());
+    let (primary, offsite) = (Bench::new(&settings()), Bench::new(&settings()));
+    back_up(&primary, source.path(), "point");
+    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
+    let point = mount.path().join("primary/host/point");
+    let target = mount.path().join("offsite/host");
+    std::fs::create_dir(&target).unwrap();
+    Two {
+        mount,
+        source,
+        primary,
+        offsite,
+        point,
+        target,
+    }
+}
+
+fn mount_both(primary: &Bench, offsite: &Bench, state: tempfile::TempDir) -> Mount {
+    let repositories = vec![("primary", catalog(primary)), ("offsite", catalog(offsite))];
+    Mount::with_state(repositories, state)
+}
+
+fn state_of(point: &std::path::Path) -> String {
+    run(&format!(
+        "getfattr --only-values -n user.keepfs.state '{}'",
+        point.display()
+    ))
+}
+
+fn becomes_complete(point: &std::path::Path) -> bool {
+    (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        state_of(point) == "complete"
+    })
+}
+
+impl Two {
+    fn requests(&self, operation: &str) -> u64 {
+        let metrics = std::fs::read_to_string(self.mount.path().join(".keepfs/metrics")).unwrap();
+        let line = metrics
+            .lines()
+            .find(|line| line.contains(&format!("op=\"{operation}\"")));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    fn errors(&self) -> String {
+        std::fs::read_to_string(self.mount.path().join(".keepfs/errors")).unwrap()
+    }
+}
+
+#[test]
+fn cp_moves_references_and_the_copy_seals_itself() {
+    let two = two();
+    let (copies, writes) = (two.requests("copy_file_range"), two.requests("write"));
+    let reads = two.requests("read");
+    let (point, target) = (two.point.display(), two.target.display());
+    run(&format!("cp -a '{point}' '{target}/'"));
+    let files = run(&format!(
+        "find '{point}' -type f -size +0 -printf '%i\\n' | sort -u | wc -l"
+    ));
+    let files: u64 = files.trim().parse().unwrap();
+    // One for each file with data; every zero byte of `zeros` is a hole, which cp skips.
+    let asked = two.requests("copy_file_range") - copies;
+    assert!(
+        (files - 1..=files).contains(&asked),
+        "{asked} for {files} files"
+    );
+    assert_eq!(two.requests("write"), writes);
+    // Reading the metrics costs reads of its own.
+    assert!(two.requests("read") - reads <= 16);
+    let copy = two.target.join("point");
+    assert!(becomes_complete(&copy), "{}", two.errors());
+    same_trees(two.source.path(), &copy);
+    // What the tool knew stays the same inode, and nothing changes any more.
+    assert!(
+        !try_run(&format!("chmod 700 '{}'", copy.display()))
+            .status
+            .success()
+    );
+    run(&format!("chmod 4755 '{}/random'", copy.display()));
+    // Another daemon sees the same point with the same trees.
+    two.mount.unmount();
+    let (one, other) = (
+        catalog(&two.primary).contents(),
+        catalog(&two.offsite).contents(),
+    );
+    let (one, other) = (
+        one.point(b"host", b"point").unwrap(),
+        other.point(b"host", b"point").unwrap(),
+    );
+    assert!(one.record.same_content(&other.record));
+    assert_eq!(one.record.time, other.record.time);
+}
+
+#[test]
+fn other_tools_copy_whole_points_too() {
+    for tool in ["cp -r --preserve=links", "rsync -aHX"] {
+        let two = two();
+        let (point, target) = (two.point.display(), two.target.display());
+        // rsync needs the ending slash less; devices and sockets are its -D.
+        run(&format!("{tool} '{point}' '{target}/'"));
+        let copy = two.target.join("point");
+        assert!(becomes_complete(&copy), "{tool}: {}", two.errors());
+        same_trees(two.source.path(), &copy);
+    }
+}
+
+#[test]
+fn half_a_copy_stays_open() {
+    let two = two();
+    let (point, target) = (two.point.display(), two.target.display());
+    run(&format!(
+        "mkdir '{target}/point'; cp -a '{point}/a' '{point}/numbers' '{target}/point/'"
+    ));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(state_of(&two.target.join("point")), "open");
+    run(&format!("mkdir '{target}/empty'"));
+    assert_eq!(state_of(&two.target.join("empty")), "open");
+    run(&format!("cmp '{point}/numbers' '{target}/point/numbers'"));
+    run(&format!("rmdir '{target}/empty' '{target}/point'"));
+    assert_eq!(run(&format!("ls -A '{target}'")), "");
+    run(&format!("rmdir '{target}'"));
+    assert!(!two.target.exists());
+}
+
+#[test]
+fn writing_and_renaming_seals_as_written() {
+    let two = two();
+    let target = two.target.display();
+    let source = two.source.path().display();
+    run(&format!("rsync -aHX '{source}/' '{target}/new.partial/'"));
+    run(&format!(
+        "echo more >> '{target}/new.partial/a/hello'; truncate -s 100000 '{target}/new.partial/numbers'"
+    ));
+    run(&format!(
+        "truncate -s 200000 '{target}/new.partial/numbers'"
+    ));
+    run(&format!(
+        "cp '{}/random' '{target}/new.partial/mixed'; printf 12345 | dd of='{target}/new.partial/mixed' bs=1 seek=1234567 conv=notrunc status=none",
+        two.point.display()
+    ));
+    run(&format!("mv '{target}/new.partial' '{target}/new'"));
+    let sealed = two.target.join("new");
+    assert_eq!(state_of(&sealed), "complete");
+    run(&format!(
+        "cd '{source}'; echo more >> a/hello; truncate -s 100000 numbers; truncate -s 200000 numbers;
+         cp random mixed; printf 12345 | dd of=mixed bs=1 seek=1234567 conv=notrunc status=none; chmod --reference='{target}/new/mixed' mixed
+         touch --reference='{target}/new/mixed' mixed; touch -r '{target}/new/numbers' numbers; touch -r '{target}/new/a/hello' a/hello; touch -r '{target}/new' ."
+    ));
+    same_trees(two.source.path(), &sealed);
+    assert_eq!(run(&format!("readlink '{target}/latest'")), "new\n");
+}
+
+#[test]
+fn an_open_point_survives_its_daemon_and_is_sealed_by_name() {
+    let two = two();
+    let (point, target) = (two.point.display(), two.target.display());
+    run(&format!(
+        "mkdir '{target}/mine'; cp -a '{point}/.' '{target}/mine/'; echo own > '{target}/mine/own'; rm '{target}/mine/dangling'; sync '{target}/mine/own' '{target}/mine'"
+    ));
+    let state = two.mount.unmount();
+    let mount = mount_both(&two.primary, &two.offsite, state);
+    let mine = mount.path().join("offsite/host/mine");
+    assert_eq!(state_of(&mine), "open");
+    assert_eq!(std::fs::read_to_string(mine.join("own")).unwrap(), "own\n");
+    run(&format!(
+        "setfattr -n user.keepfs.state -v complete '{}'",
+        mine.display()
+    ));
+    assert_eq!(state_of(&mine), "complete");
+    run(&format!(
+        "cd '{}'; rm dangling; echo own > own; touch -r '{0}/own' own; touch -r '{1}' .",
+        two.source.path().display(),
+        mine.display()
+    )
+    .replacen(
+        &format!("{}/own", two.source.path().display()),
+        &format!("{}/own", mine.display()),
+        1,
+    ));
+    same_trees(two.source.path(), &mine);
+}
+
+#[test]
+fn links_to_a_complete_point_are_references() {
+    let two = two();
+    let backup = two.point.parent().unwrap().display().to_string();
+    run(&format!(
+        "cp -al '{backup}/latest/' '{backup}/next.partial'"
+    ));
+    assert_eq!(state_of(&two.point.with_file_name("next.partial")), "open");
+    run(&format!(
+        "rm '{backup}/next.partial/numbers'; mv '{backup}/next.partial' '{backup}/next'"
+    ));
+    assert_eq!(run(&format!("cat '{backup}/next/a/hello'")), "hello\n");
+    run(&format!(
+        "test -e '{backup}/point/numbers'; test ! -e '{backup}/next/numbers'; cmp '{backup}/point/random' '{backup}/next/random'"
+    ));
+}
+
+#[test]
+fn what_cannot_be_has_its_own_errno_and_sentence() {
+    let two = two();
+    let target = two.target.display();
+    let refused = |script: &str, words: &str| {
+        let output = try_run(script);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(words),
+            "{script}: {said}"
+        );
+    };
+    refused(&format!("touch '{target}/file'"), "Operation not permitted");
+    refused(
+        &format!("touch '{target}/../file'"),
+        "Operation not permitted",
+    );
+    refused(&format!("mkdir '{target}/latest'"), "Invalid argument");
+    refused(
+        &format!(
+            "mkdir '{}/host/point'",
+            two.mount.path().join("primary").display()
+        ),
+        "File exists",
+    );
+    refused(
+        &format!("rmdir '{}'", two.point.parent().unwrap().display()),
+        "Directory not empty",
+    );
+    assert!(two.errors().contains("cp -a SOURCE"));
+}
