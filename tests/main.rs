@@ -1,23 +1,19 @@
 //! The one integration test binary: two cores link it once.
 
 mod backup;
-mod cli;
 mod broken_copies;
+mod cli;
 mod copy;
 mod damage;
 mod endpoints;
 mod engine;
-mod mount;
 mod golden;
 mod hostile;
+mod mount;
+mod mount_writes;
 mod planted;
 mod reader;
 mod restore;
-mod copy;
-mod endpoints;
-mod engine;
-mod mount;
-mod mount_writes;
 mod servers;
 mod sites;
 mod stores;
