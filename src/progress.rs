@@ -14,6 +14,8 @@ pub struct Progress {
     pub items: AtomicU64,
     /// Files (or packs) to do, as far as known; 0 when unknown.
     pub items_total: AtomicU64,
+    /// Whether somebody looks at the totals, so that finding them out is worth a walk of its own.
+    pub watched: AtomicBool,
     stop: AtomicBool,
 }
 

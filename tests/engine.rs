@@ -211,3 +211,47 @@ fn a_committed_point_lists_its_entries_and_extents() {
         ContentPage::Inner(_)
     ));
 }
+
+#[test]
+fn a_store_that_hides_the_newest_point_is_noticed() {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), "content").unwrap();
+    let bench = Bench::new(&Settings::default());
+    let options = keepfs::backup::Options {
+        sources: vec![source.path().to_owned()],
+        backup: b"web".to_vec(),
+        ..Default::default()
+    };
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let repository = bench.open();
+        let trees = Arc::new(Trees::new(repository.clone()));
+        let catalog = Catalog::open(repository).unwrap();
+        let report =
+            keepfs::backup::backup(&catalog, &trees, &options, &Default::default()).unwrap();
+        names.push(format!(
+            "points/{}.{:016x}",
+            report.point.id, report.point.generation
+        ));
+    }
+    assert!(
+        Catalog::open(bench.open())
+            .unwrap()
+            .contents()
+            .problems
+            .is_empty()
+    );
+    bench.store.delete(&names[1]).unwrap();
+    let contents = Catalog::open(bench.open()).unwrap().contents();
+    let problem = contents.problems.values().next().unwrap();
+    assert!(problem.contains("this host has seen record 2"), "{problem}");
+    // A host that never saw it cannot know.
+    std::fs::remove_dir_all(bench.cache.path()).unwrap();
+    assert!(
+        Catalog::open(bench.open())
+            .unwrap()
+            .contents()
+            .problems
+            .is_empty()
+    );
+}

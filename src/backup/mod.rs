@@ -28,7 +28,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Entries between the walk and the tree, about 300 bytes each.
 const ENTRIES_AHEAD: usize = 8192;
@@ -127,7 +127,15 @@ pub fn backup(
     if let Some(parent) = &parent {
         progress.expect(parent.record.tree.entries, parent.record.tree.bytes);
     }
-    let (assembled, entries, counts) = read(walk, previous, &writer, options, progress)?;
+    let finished = AtomicBool::new(false);
+    let (assembled, entries, counts) = std::thread::scope(|scope| {
+        if parent.is_none() && progress.watched.load(Relaxed) {
+            scope.spawn(|| estimate(options, progress, &finished));
+        }
+        let result = read(walk, previous, &writer, options, progress);
+        finished.store(true, Relaxed);
+        result
+    })?;
     writer.flush()?;
     let record = PointRecord {
         backup: Default::default(),
@@ -171,6 +179,27 @@ pub fn backup(
         problems: counts.problems,
         notices: counts.notices,
     })
+}
+
+/// Tells a first backup's totals, by a walk of its own that reads no content. What it cannot see only makes the
+/// estimate less good.
+fn estimate(options: &Options, progress: &Progress, finished: &AtomicBool) {
+    let Ok(walk) = source::Walk::new(&options.sources, options.walk.clone()) else {
+        return;
+    };
+    let (mut entries, mut bytes) = (0, 0);
+    for event in walk {
+        if finished.load(Relaxed) {
+            return;
+        }
+        if let Event::Enter(entry) | Event::Entry(entry) = event {
+            entries += 1;
+            if entry.metadata.file_type == Type::File {
+                bytes += entry.metadata.size;
+            }
+        }
+    }
+    progress.expect(entries, bytes);
 }
 
 /// Commits under the wanted name, or under the time's; two backups within one second get names of their own.

@@ -33,6 +33,8 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// Runs `work` and shows how far it is, unless `quiet`.
 pub fn watched<T>(quiet: bool, work: impl FnOnce(&Progress) -> Result<T>) -> Result<T> {
     let progress = Progress::default();
+    let bar = !quiet && std::io::stderr().is_terminal();
+    progress.watched.store(bar, Relaxed);
     let asked = stop_flag()?;
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {

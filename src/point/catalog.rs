@@ -3,6 +3,7 @@
 //! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
 //! a keyed hash of its backup and its name, and records are created only if absent.
 
+use super::newest::Newest;
 use super::record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
@@ -97,6 +98,7 @@ struct State {
     trash: HashMap<(ObjectId, u64), bool>,
     backups: HashMap<ObjectId, Arc<Backup>>,
     contents: Arc<Contents>,
+    newest: Newest,
     looked: Option<Instant>,
 }
 
@@ -122,9 +124,14 @@ pub struct Draft {
 impl Catalog {
     /// Reads what is there.
     pub fn open(repository: Arc<Repository>) -> Result<Self> {
+        let newest = Newest::load(repository.cache_directory().join("newest"));
+        let state = State {
+            newest,
+            ..State::default()
+        };
         let catalog = Self {
             repository,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         };
         catalog.refresh()?;
         Ok(catalog)
@@ -172,6 +179,7 @@ impl Catalog {
         self.read_catalogues(&mut state, &catalogues, &mut problems)?;
         self.read_points(&mut state, &points, &mut problems)?;
         self.read_trash(&mut state, &trash, &mut problems)?;
+        notice_older_state(&mut state, &points, &mut problems);
         state.contents = Arc::new(visible(&state, &points, problems));
         state.looked = Some(began);
         Ok(state.contents.clone())
@@ -550,6 +558,20 @@ fn noted<T>(
         }
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Notes backups of which the store shows less than this host has seen before.
+fn notice_older_state(state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) {
+    let State {
+        newest, records, ..
+    } = state;
+    let shown = listed.iter().filter_map(|name| match name {
+        Name::Point(id, generation) => records.get(&(*id, *generation)),
+        _ => None,
+    });
+    for (backup, why) in newest.compare(shown) {
+        problems.insert(names::backup(backup), why);
     }
 }
 

@@ -3,6 +3,7 @@
 mod catalog;
 mod diff;
 mod entry;
+mod newest;
 mod page;
 mod record;
 mod side;
