@@ -4,7 +4,7 @@
 use super::super::repositories::CompletePoint;
 use super::change::TOP;
 use super::state::{Body, OpenNode, State};
-use crate::point::{Entry, Node};
+use crate::point::{Content, Entry, Node};
 
 /// Compares one name with the point that this one is a copy of.
 pub(super) fn rematch(state: &mut State, from: &CompletePoint, parent: u64, name: &[u8]) {
@@ -106,9 +106,15 @@ fn is_same(node: &OpenNode, entry: &Entry) -> bool {
                     .map(|source| source.file.content.clone())
             };
             content.size == 0
+                || content.segments.is_empty() && is_hole(&file.content)
                 || hash.is_some() && *hash == file.content_hash()
                 || referred().is_some_and(|content| content == file.content)
         }
         _ => false,
     }
+}
+
+/// Whether a file is one hole.
+fn is_hole(content: &Content) -> bool {
+    matches!(content, Content::Extents(extents) if extents.iter().all(|extent| extent.chunk.is_none()))
 }
