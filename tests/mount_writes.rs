@@ -197,7 +197,7 @@ fn an_open_point_survives_its_daemon_and_is_sealed_by_name() {
     let two = two();
     let (point, target) = (two.point.display(), two.target.display());
     run(&format!(
-        "mkdir '{target}/mine'; cp -a '{point}/.' '{target}/mine/'; echo own > '{target}/mine/own'; rm '{target}/mine/dangling'; sync '{target}/mine/own' '{target}/mine'"
+        "mkdir '{target}/mine'; echo own > '{target}/mine/own'; cp -a '{point}/.' '{target}/mine/'; rm '{target}/mine/dangling'; sync '{target}/mine/own' '{target}/mine'"
     ));
     let state = two.mount.unmount();
     let mount = mount_both(&two.primary, &two.offsite, state);
