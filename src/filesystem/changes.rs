@@ -57,6 +57,9 @@ pub struct Changes {
     pub mtime: Option<Option<Time>>,
 }
 
+/// Names and values, ascending by name.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A directory of an open point.
 struct Place {
     directory: Arc<Node>,
@@ -123,12 +126,7 @@ impl FileSystem {
     }
 
     /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.
-    fn new_facts(
-        &self,
-        place: &Place,
-        mode: Mode,
-        caller: Caller,
-    ) -> Answer<(Facts, Vec<(Vec<u8>, Vec<u8>)>)> {
+    fn new_facts(&self, place: &Place, mode: Mode, caller: Caller) -> Answer<(Facts, Xattrs)> {
         let directory = mode.mode & libc::S_IFMT == libc::S_IFDIR;
         let (parent, default) = place.open.node(place.node, |node| {
             let xattrs = &node.xattrs;

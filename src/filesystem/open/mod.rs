@@ -199,7 +199,26 @@ impl OpenPoint {
             (state, journal),
         );
         open.find_from_again();
+        if open.was_sealed() {
+            open.remove_directory();
+            return Ok(None);
+        }
         Ok(Some(Arc::new(open)))
+    }
+
+    /// The daemon died after the record was created and before the journal was removed.
+    fn was_sealed(&self) -> bool {
+        let inner = self.inner.lock();
+        let Some((repository, point, generation)) = inner.state.from else {
+            return false;
+        };
+        let contents = self.repository.contents();
+        let points = contents.points.get(&self.backup);
+        let named = points.and_then(|points| points.get(&inner.state.name));
+        let origin = named.and_then(|named| named.record.origin.as_ref());
+        origin.is_some_and(|origin| {
+            (origin.repository, origin.point, origin.generation) == (repository, point, generation)
+        })
     }
 
     fn find_from_again(&self) {
