@@ -55,6 +55,15 @@ fn state_of(point: &std::path::Path) -> String {
     ))
 }
 
+/// What keeps a copy from being whole.
+fn try_unmatched(point: &std::path::Path) -> String {
+    let said = try_run(&format!(
+        "getfattr --only-values -n user.keepfs.unmatched '{}'",
+        point.display()
+    ));
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
 fn becomes_complete(point: &std::path::Path) -> bool {
     (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
@@ -83,19 +92,15 @@ fn cp_moves_references_and_the_copy_seals_itself() {
     let reads = two.requests("read");
     let (point, target) = (two.point.display(), two.target.display());
     run(&format!("cp -a '{point}' '{target}/'"));
+    // One for each file; coreutils 9.1 copies the data of a file with holes as bytes.
     let files = run(&format!(
-        "find '{point}' -type f -size +0 -printf '%i\\n' | sort -u | wc -l"
+        "find '{point}' -type f -size +0 -printf '%i %s %b\\n' | sort -u | awk '$3 * 512 >= $2' | wc -l"
     ));
     let files: u64 = files.trim().parse().unwrap();
-    // One for each file with data; every zero byte of `zeros` is a hole, which cp skips.
-    let asked = two.requests("copy_file_range") - copies;
-    assert!(
-        (files - 1..=files).contains(&asked),
-        "{asked} for {files} files"
-    );
-    assert_eq!(two.requests("write"), writes);
+    assert_eq!(two.requests("copy_file_range") - copies, files);
+    assert_eq!(two.requests("write") - writes, 1);
     // Reading the metrics costs reads of its own.
-    assert!(two.requests("read") - reads <= 16);
+    assert!(two.requests("read") - reads < files / 4);
     let copy = two.target.join("point");
     assert!(becomes_complete(&copy), "{}", two.errors());
     same_trees(two.source.path(), &copy);
@@ -122,14 +127,20 @@ fn cp_moves_references_and_the_copy_seals_itself() {
 
 #[test]
 fn other_tools_copy_whole_points_too() {
-    for tool in ["cp -r --preserve=links", "rsync -aHX"] {
+    for tool in ["cp -r --preserve=links", "rsync -aHAX"] {
         let two = two();
         let (point, target) = (two.point.display(), two.target.display());
         // rsync needs the ending slash less; devices and sockets are its -D.
         run(&format!("{tool} '{point}' '{target}/'"));
         let copy = two.target.join("point");
-        assert!(becomes_complete(&copy), "{tool}: {}", two.errors());
+        assert!(
+            becomes_complete(&copy),
+            "{tool}: {} {}",
+            two.errors(),
+            try_unmatched(&copy)
+        );
         same_trees(two.source.path(), &copy);
+        two.mount.unmount();
     }
 }
 
@@ -156,7 +167,9 @@ fn writing_and_renaming_seals_as_written() {
     let two = two();
     let target = two.target.display();
     let source = two.source.path().display();
-    run(&format!("rsync -aHX '{source}/' '{target}/new.partial/'"));
+    // rsync leaves the time of a directory alone that differs by less than a second.
+    run(&format!("rm '{source}/socket'; sleep 1.1"));
+    run(&format!("rsync -aHAX '{source}/' '{target}/new.partial/'"));
     run(&format!(
         "echo more >> '{target}/new.partial/a/hello'; truncate -s 100000 '{target}/new.partial/numbers'"
     ));
@@ -184,7 +197,7 @@ fn an_open_point_survives_its_daemon_and_is_sealed_by_name() {
     let two = two();
     let (point, target) = (two.point.display(), two.target.display());
     run(&format!(
-        "mkdir '{target}/mine'; cp -a '{point}/.' '{target}/mine/'; echo own > '{target}/mine/own'; rm '{target}/mine/dangling'; sync '{target}/mine/own' '{target}/mine'"
+        "mkdir '{target}/mine'; echo own > '{target}/mine/own'; cp -a '{point}/.' '{target}/mine/'; rm '{target}/mine/dangling'; sync '{target}/mine/own' '{target}/mine'"
     ));
     let state = two.mount.unmount();
     let mount = mount_both(&two.primary, &two.offsite, state);

@@ -5,15 +5,12 @@ use super::attributes::{Attributes, SOON};
 use super::directory::LATEST;
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What};
-use super::open::{Facts, Made, OpenPoint, PARTIAL, TOP};
+use super::open::{Facts, Made, OpenPoint, TOP};
 use super::read::{FileHandle, OpenedContent, read_only};
-use super::repositories::{CompletePoint, MountedRepository};
 use super::xattrs::RESERVED;
 use super::{Answered, FileSystem};
 use crate::clock::Time;
 use crate::error::{Error, Kind};
-use crate::id::ObjectId;
-use crate::point::is_name;
 use std::sync::Arc;
 
 /// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
@@ -56,6 +53,9 @@ pub struct Changes {
     /// Time of the last change; an inner none stands for now.
     pub mtime: Option<Option<Time>>,
 }
+
+/// Names and values, ascending by name.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A directory of an open point.
 struct Place {
@@ -123,12 +123,7 @@ impl FileSystem {
     }
 
     /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.
-    fn new_facts(
-        &self,
-        place: &Place,
-        mode: Mode,
-        caller: Caller,
-    ) -> Answer<(Facts, Vec<(Vec<u8>, Vec<u8>)>)> {
+    fn new_facts(&self, place: &Place, mode: Mode, caller: Caller) -> Answer<(Facts, Xattrs)> {
         let directory = mode.mode & libc::S_IFMT == libc::S_IFDIR;
         let (parent, default) = place.open.node(place.node, |node| {
             let xattrs = &node.xattrs;
@@ -239,71 +234,6 @@ impl FileSystem {
                 Ok(Answered::Found { attributes, kept })
             }
         }
-    }
-
-    fn make_point(
-        &self,
-        repository: &Arc<MountedRepository>,
-        backup: ObjectId,
-        name: &[u8],
-        mode: Mode,
-        caller: Caller,
-    ) -> Answer<()> {
-        check_point_name(name)?;
-        if self.point_named(repository, backup, name) {
-            return Err(Rule::Exists.into());
-        }
-        let facts = Facts {
-            mode: mode.mode & 0o7777,
-            uid: caller.uid,
-            gid: caller.gid,
-            mtime: self.options.clock.now(),
-        };
-        let open = OpenPoint::begin(
-            self.open_points.directory()?,
-            &self.repositories,
-            repository,
-            backup,
-            name,
-            facts,
-        )?;
-        if let Some(twin) = self.same_name_elsewhere(repository, backup, name) {
-            open.may_be_copy_of(&twin)?;
-        }
-        self.open_points.add(open);
-        Ok(())
-    }
-
-    fn point_named(
-        &self,
-        repository: &Arc<MountedRepository>,
-        backup: ObjectId,
-        name: &[u8],
-    ) -> bool {
-        let contents = repository.contents();
-        let points = contents.points.get(&backup);
-        points.is_some_and(|points| points.contains_key(name))
-            || self.open_points.named(repository, backup, name).is_some()
-    }
-
-    /// The point of the same name in the backup of the same name of another repository.
-    fn same_name_elsewhere(
-        &self,
-        repository: &Arc<MountedRepository>,
-        backup: ObjectId,
-        name: &[u8],
-    ) -> Option<Arc<CompletePoint>> {
-        let backup = repository.backup(backup)?;
-        let others = self.repositories.iter();
-        let mut others = others.filter(|other| !Arc::ptr_eq(other, repository));
-        others.find_map(|other| {
-            let contents = other.contents();
-            let point = contents.point(backup.name(), name)?.clone();
-            Some(Arc::new(CompletePoint {
-                repository: other.clone(),
-                point,
-            }))
-        })
     }
 
     /// Makes a file without opening it, a device, a fifo or a socket.
@@ -634,36 +564,6 @@ impl FileSystem {
         }
     }
 
-    fn remove_point(
-        &self,
-        repository: &Arc<MountedRepository>,
-        backup: ObjectId,
-        name: &[u8],
-    ) -> Answer<()> {
-        if let Some(open) = self.open_points.named(repository, backup, name) {
-            open.discard()?;
-            self.open_points.remove(&open);
-            return Ok(());
-        }
-        let contents = repository.contents();
-        let point = contents
-            .points
-            .get(&backup)
-            .and_then(|points| points.get(name));
-        let point = point.ok_or(Rule::NoEntry)?;
-        Ok(repository.catalog.forget(point)?)
-    }
-
-    fn remove_backup(&self, repository: &Arc<MountedRepository>, name: &[u8]) -> Answer<()> {
-        let contents = repository.catalog.refresh()?;
-        let backup = contents.backups.get(name).ok_or(Rule::NoEntry)?;
-        let open = self.open_points.of_backup(repository, backup.id);
-        if contents.points_of(backup.id).next().is_some() || !open.is_empty() {
-            return Err(Rule::NotEmpty.into());
-        }
-        Ok(repository.catalog.remove_backup(backup)?)
-    }
-
     /// Renames: within an open point, or an open point itself. `X.partial` to a name without that ending seals it.
     pub fn rename(
         &self,
@@ -705,30 +605,6 @@ impl FileSystem {
         self.touch_directory(&to)
     }
 
-    fn rename_point(
-        &self,
-        repository: &Arc<MountedRepository>,
-        backup: ObjectId,
-        name: &[u8],
-        new_name: &[u8],
-    ) -> Answer<()> {
-        check_point_name(new_name)?;
-        if name == new_name {
-            return Ok(());
-        }
-        if self.point_named(repository, backup, new_name) {
-            return Err(Rule::Exists.into());
-        }
-        let Some(open) = self.open_points.named(repository, backup, name) else {
-            let message = "complete points cannot be renamed yet; copy it to the new name and forget the old one";
-            return Err(Error::new(Kind::ReadOnly, message).into());
-        };
-        if name.ends_with(PARTIAL) && !new_name.ends_with(PARTIAL) {
-            return open.seal(new_name);
-        }
-        open.set_name(new_name)
-    }
-
     /// Makes an open file durable on this host.
     pub fn sync(&self, handle: u64, _: Caller) -> Answer<()> {
         let handle = self.files.get(handle)?;
@@ -762,17 +638,6 @@ fn set_access(open: &OpenPoint, node: u64, value: &[u8]) -> Answer<()> {
     let stored = (!minimal).then_some(value);
     open.set_facts(node, |facts| facts.mode = facts.mode & !0o777 | bits)?;
     open.set_xattr(node, acl::ACCESS, stored)
-}
-
-fn check_point_name(name: &[u8]) -> Answer<()> {
-    if name.len() > 255 {
-        return Err(Rule::NameTooLong.into());
-    }
-    if is_name(name) && !name.starts_with(b".") && name != LATEST {
-        return Ok(());
-    }
-    let message = "this cannot be the name of a restore point; choose one without a dot in front";
-    Err(Error::new(Kind::Invalid, message).into())
 }
 
 /// The group's set-id bit without the group's execute bit asks for mandatory locking and stays.

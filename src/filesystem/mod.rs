@@ -23,6 +23,7 @@ mod inode;
 mod metrics;
 mod open;
 mod open_points;
+mod points;
 mod problems;
 mod read;
 mod readahead;

@@ -113,10 +113,13 @@ fn work(tasks: &Weak<Sender<Task>>, waiting: &Receiver<Task>) {
             Task::Fetch(point, location, frames) => fetch(&point, &location, &frames),
             Task::Plan(point, file, range) => {
                 for (location, frames) in plan(&point, &file, &range) {
+                    let queue = tasks.upgrade();
                     let task = Task::Fetch(point.clone(), location, frames);
-                    let refused = tasks.upgrade().map(|tasks| tasks.try_send(task));
-                    if let Some(Err(TrySendError::Full(Task::Fetch(point, location, frames)))) =
-                        refused
+                    let refused = match queue {
+                        Some(queue) => queue.try_send(task).err(),
+                        None => None,
+                    };
+                    if let Some(TrySendError::Full(Task::Fetch(point, location, frames))) = refused
                     {
                         fetch(&point, &location, &frames);
                     }

@@ -8,6 +8,8 @@ use super::repositories::CompletePoint;
 
 /// keepfs's own names.
 pub(super) const RESERVED: &[u8] = b"user.keepfs.";
+/// Names that `user.keepfs.unmatched` tells at most: those for which a copy is not whole yet.
+const UNMATCHED_MAX: usize = 20;
 /// Names that only root may see, as on every other file system.
 const TRUSTED: &[u8] = b"trusted.";
 
@@ -61,6 +63,7 @@ impl FileSystem {
             What::Open(..) if name == b"state" => Some(b"open".to_vec()),
             What::Open(open, TOP) => match name {
                 b"id" => Some(open.id.to_string().into_bytes()),
+                b"unmatched" => Some(open.unmatched(UNMATCHED_MAX).join("\n").into_bytes()),
                 b"time" => Some(open.started.rfc3339().into_bytes()),
                 _ => None,
             },

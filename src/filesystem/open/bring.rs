@@ -16,7 +16,7 @@ const WAITING_MAX: usize = 1024;
 
 enum Task {
     Want(Arc<SourceFile>),
-    /// Everything wanted before is to be durable; then the sender is dropped.
+    /// Everything wanted before is to be durable; then this is told.
     Finish(Sender<()>),
 }
 
@@ -116,6 +116,10 @@ impl Shared {
             if let Err(error) = result {
                 let failure = (error.kind(), error.message().to_owned());
                 self.failed.lock().get_or_insert(failure);
+            }
+            if let Task::Finish(done) = task {
+                // Who waited may have gone.
+                let _ = done.send(());
             }
         }
     }

@@ -4,7 +4,7 @@
 use super::super::repositories::CompletePoint;
 use super::change::TOP;
 use super::state::{Body, OpenNode, State};
-use crate::point::{Entry, Node};
+use crate::point::{Content, Entry, File, Node};
 
 /// Compares one name with the point that this one is a copy of.
 pub(super) fn rematch(state: &mut State, from: &CompletePoint, parent: u64, name: &[u8]) {
@@ -106,9 +106,34 @@ fn is_same(node: &OpenNode, entry: &Entry) -> bool {
                     .map(|source| source.file.content.clone())
             };
             content.size == 0
-                || hash.is_some() && *hash == file.content_hash()
+                || content.segments.is_empty() && is_hole(&file.content)
+                || hash.is_some_and(|hash| is_hash_of(hash, file))
                 || referred().is_some_and(|content| content == file.content)
         }
         _ => false,
     }
+}
+
+/// Holes longer than this are not hashed to compare them with zeros that a tool wrote.
+const HASHED_HOLE_BYTES_MAX: u64 = 1 << 30;
+
+/// Whether a file has the content of this hash. A file that is one hole carries none.
+fn is_hash_of(hash: [u8; 32], file: &File) -> bool {
+    if is_hole(&file.content) && file.size <= HASHED_HOLE_BYTES_MAX {
+        let mut zeros = blake3::Hasher::new();
+        let piece = [0; 1 << 16];
+        let mut left = file.size;
+        while left > 0 {
+            let length = left.min(piece.len() as u64);
+            zeros.update(&piece[..length as usize]);
+            left -= length;
+        }
+        return hash == *zeros.finalize().as_bytes();
+    }
+    file.content_hash() == Some(hash)
+}
+
+/// Whether a file is one hole.
+fn is_hole(content: &Content) -> bool {
+    matches!(content, Content::Extents(extents) if extents.iter().all(|extent| extent.chunk.is_none()))
 }

@@ -23,7 +23,7 @@ use super::repositories::{CompletePoint, MountedRepository};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
-use crate::point::{Entry, File, Trees};
+use crate::point::{Entry, File, Node as EntryNode, Trees};
 use bring::Bringer;
 use change::Change;
 use content::SourceFile;
@@ -199,7 +199,26 @@ impl OpenPoint {
             (state, journal),
         );
         open.find_from_again();
+        if open.was_sealed() {
+            open.remove_directory();
+            return Ok(None);
+        }
         Ok(Some(Arc::new(open)))
+    }
+
+    /// The daemon died after the record was created and before the journal was removed.
+    fn was_sealed(&self) -> bool {
+        let inner = self.inner.lock();
+        let Some((repository, point, generation)) = inner.state.from else {
+            return false;
+        };
+        let contents = self.repository.contents();
+        let points = contents.points.get(&self.backup);
+        let named = points.and_then(|points| points.get(&inner.state.name));
+        let origin = named.and_then(|named| named.record.origin.as_ref());
+        origin.is_some_and(|origin| {
+            (origin.repository, origin.point, origin.generation) == (repository, point, generation)
+        })
     }
 
     fn find_from_again(&self) {
@@ -380,11 +399,18 @@ impl OpenPoint {
         parent: u64,
         name: &[u8],
     ) -> Answer<u64> {
-        let file = entry.file().ok_or(Rule::NotSupported)?;
-        let source = {
-            let mut inner = self.inner.lock();
-            Self::require_open(&inner)?;
-            self.source(&mut inner, point, file)?
+        let made = match &entry.node {
+            EntryNode::File(file) => {
+                let mut inner = self.inner.lock();
+                Self::require_open(&inner)?;
+                Made::Linked(self.source(&mut inner, point, file)?.number)
+            }
+            EntryNode::Directory(_) => return Err(Rule::IsADirectory.into()),
+            EntryNode::Symlink(target) => Made::Symlink(target.clone()),
+            EntryNode::Block(device) | EntryNode::Character(device) => {
+                Made::Special(entry.node.type_bits(), *device)
+            }
+            EntryNode::Fifo | EntryNode::Socket => Made::Special(entry.node.type_bits(), 0),
         };
         let attributes = &entry.attributes;
         let facts = Facts {
@@ -393,7 +419,6 @@ impl OpenPoint {
             gid: attributes.owner.gid,
             mtime: attributes.mtime,
         };
-        let made = Made::Linked(source.number);
         self.make(parent, name, made, facts, attributes.xattrs.clone())
     }
 
@@ -526,6 +551,17 @@ impl OpenPoint {
         Self::require_open(inner)?;
         let (name, value) = (name.to_vec(), value.map(<[u8]>::to_vec));
         self.change(inner, Change::Xattr { node, name, value })
+    }
+
+    /// The first names, at most `limit`, that the point it may be a copy of does not have so.
+    pub(super) fn unmatched(&self, limit: usize) -> Vec<String> {
+        let inner = self.inner.lock();
+        let names = inner.state.nodes.values().filter_map(OpenNode::names);
+        let unmatched = names.flatten().filter(|(_, name)| !name.matched);
+        unmatched
+            .take(limit)
+            .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+            .collect()
     }
 
     /// The entry that a node is equal to, once the point is sealed or on its way there.

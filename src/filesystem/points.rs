@@ -1,0 +1,148 @@
+//! Making, removing and renaming points and backups as directories.
+
+use super::FileSystem;
+use super::changes::{Caller, Mode};
+use super::directory::LATEST;
+use super::errno::{Answer, Rule};
+use super::open::{Facts, OpenPoint, PARTIAL};
+use super::repositories::{CompletePoint, MountedRepository};
+use crate::error::{Error, Kind};
+use crate::id::ObjectId;
+use crate::point::is_name;
+use std::sync::Arc;
+
+impl FileSystem {
+    pub(super) fn make_point(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+        mode: Mode,
+        caller: Caller,
+    ) -> Answer<()> {
+        check_point_name(name)?;
+        if self.point_named(repository, backup, name) {
+            return Err(Rule::Exists.into());
+        }
+        let facts = Facts {
+            mode: mode.mode & 0o7777,
+            uid: caller.uid,
+            gid: caller.gid,
+            mtime: self.options.clock.now(),
+        };
+        let open = OpenPoint::begin(
+            self.open_points.directory()?,
+            &self.repositories,
+            repository,
+            backup,
+            name,
+            facts,
+        )?;
+        if let Some(twin) = self.same_name_elsewhere(repository, backup, name) {
+            open.may_be_copy_of(&twin)?;
+        }
+        self.open_points.add(open);
+        Ok(())
+    }
+
+    fn point_named(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> bool {
+        let contents = repository.contents();
+        let points = contents.points.get(&backup);
+        points.is_some_and(|points| points.contains_key(name))
+            || self.open_points.named(repository, backup, name).is_some()
+    }
+
+    /// The point of the same name in the backup of the same name of another repository.
+    fn same_name_elsewhere(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> Option<Arc<CompletePoint>> {
+        let backup = repository.backup(backup)?;
+        let others = self.repositories.iter();
+        let mut others = others.filter(|other| !Arc::ptr_eq(other, repository));
+        others.find_map(|other| {
+            let contents = other.contents();
+            let point = contents.point(backup.name(), name)?.clone();
+            Some(Arc::new(CompletePoint {
+                repository: other.clone(),
+                point,
+            }))
+        })
+    }
+
+    pub(super) fn remove_point(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+    ) -> Answer<()> {
+        if let Some(open) = self.open_points.named(repository, backup, name) {
+            open.discard()?;
+            self.open_points.remove(&open);
+            return Ok(());
+        }
+        let contents = repository.contents();
+        let point = contents
+            .points
+            .get(&backup)
+            .and_then(|points| points.get(name));
+        let point = point.ok_or(Rule::NoEntry)?;
+        Ok(repository.catalog.forget(point)?)
+    }
+
+    pub(super) fn remove_backup(
+        &self,
+        repository: &Arc<MountedRepository>,
+        name: &[u8],
+    ) -> Answer<()> {
+        let contents = repository.catalog.refresh()?;
+        let backup = contents.backups.get(name).ok_or(Rule::NoEntry)?;
+        let open = self.open_points.of_backup(repository, backup.id);
+        if contents.points_of(backup.id).next().is_some() || !open.is_empty() {
+            return Err(Rule::NotEmpty.into());
+        }
+        Ok(repository.catalog.remove_backup(backup)?)
+    }
+
+    pub(super) fn rename_point(
+        &self,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+        new_name: &[u8],
+    ) -> Answer<()> {
+        check_point_name(new_name)?;
+        if name == new_name {
+            return Ok(());
+        }
+        if self.point_named(repository, backup, new_name) {
+            return Err(Rule::Exists.into());
+        }
+        let Some(open) = self.open_points.named(repository, backup, name) else {
+            let message = "complete points cannot be renamed yet; copy it to the new name and forget the old one";
+            return Err(Error::new(Kind::ReadOnly, message).into());
+        };
+        if name.ends_with(PARTIAL) && !new_name.ends_with(PARTIAL) {
+            return open.seal(new_name);
+        }
+        open.set_name(new_name)
+    }
+}
+
+fn check_point_name(name: &[u8]) -> Answer<()> {
+    if name.len() > 255 {
+        return Err(Rule::NameTooLong.into());
+    }
+    if is_name(name) && !name.starts_with(b".") && name != LATEST {
+        return Ok(());
+    }
+    let message = "this cannot be the name of a restore point; choose one without a dot in front";
+    Err(Error::new(Kind::Invalid, message).into())
+}
