@@ -13,7 +13,7 @@ use super::{Answered, FileSystem};
 use crate::clock::Time;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
-use crate::point::is_name;
+use crate::point::{Xattr, is_name};
 use std::sync::Arc;
 
 /// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
@@ -123,12 +123,7 @@ impl FileSystem {
     }
 
     /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.
-    fn new_facts(
-        &self,
-        place: &Place,
-        mode: Mode,
-        caller: Caller,
-    ) -> Answer<(Facts, Vec<(Vec<u8>, Vec<u8>)>)> {
+    fn new_facts(&self, place: &Place, mode: Mode, caller: Caller) -> Answer<(Facts, Vec<Xattr>)> {
         let directory = mode.mode & libc::S_IFMT == libc::S_IFDIR;
         let (parent, default) = place.open.node(place.node, |node| {
             let xattrs = &node.xattrs;

@@ -114,10 +114,10 @@ fn work(tasks: &Weak<Sender<Task>>, waiting: &Receiver<Task>) {
             Task::Plan(point, file, range) => {
                 for (location, frames) in plan(&point, &file, &range) {
                     let task = Task::Fetch(point.clone(), location, frames);
-                    let refused = tasks.upgrade().map(|tasks| tasks.try_send(task));
-                    if let Some(Err(TrySendError::Full(Task::Fetch(point, location, frames)))) =
-                        refused
-                    {
+                    let Some(tasks) = tasks.upgrade() else { return };
+                    let refused = tasks.try_send(task);
+                    drop(tasks);
+                    if let Err(TrySendError::Full(Task::Fetch(point, location, frames))) = refused {
                         fetch(&point, &location, &frames);
                     }
                 }
