@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench micro [cut|frames|index|trees]`; figures are for one core and printed as a table.
 
+#![allow(clippy::disallowed_methods)] // a bench measures time
+
 use keepfs::chunk::Cutting;
 use keepfs::clock::Clock;
 use keepfs::id::{ChunkId, ObjectId};
@@ -45,7 +47,7 @@ fn text(bytes: usize) -> Vec<u8> {
         state ^= state >> 7;
         state ^= state << 17;
         result.extend(WORDS[(state % 16) as usize].as_bytes());
-        if state % 5 == 0 {
+        if state.is_multiple_of(5) {
             result.extend((state >> 40).to_string().as_bytes());
         }
     }

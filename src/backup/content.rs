@@ -77,10 +77,11 @@ impl Contents {
         let metadata = file
             .metadata()
             .map_err(|error| Failed::Reading(Error::io("examining an open file", error)))?;
-        if metadata.len() <= SMALL_FILE_BYTES && block == 0 {
-            if let Some(stored) = self.store_small(file, name, metadata.len())? {
-                return Ok(stored);
-            }
+        if metadata.len() <= SMALL_FILE_BYTES
+            && block == 0
+            && let Some(stored) = self.store_small(file, name, metadata.len())?
+        {
+            return Ok(stored);
         }
         self.store_large(file, block, workers)
     }

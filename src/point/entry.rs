@@ -18,6 +18,9 @@ pub struct Owner {
     pub group: Vec<u8>,
 }
 
+/// An extended attribute: its name and its value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// What every entry has besides its name and its kind.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Attributes {
@@ -28,7 +31,7 @@ pub struct Attributes {
     /// Time of the last change of content.
     pub mtime: Time,
     /// Extended attributes, ACLs included, ascending by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// Names that the source's inode had; 1 for most.
     pub links: u32,
     /// The same in all names of one inode within a point; 0 where there is one name.

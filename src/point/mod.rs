@@ -12,7 +12,7 @@ mod walk;
 
 pub use catalog::{Backup, Catalog, Contents, Draft, Point};
 pub use diff::{Change, Difference, diff};
-pub use entry::{Attributes, Content, Entry, Extent, File, Node, Owner, Tree};
+pub use entry::{Attributes, Content, Entry, Extent, File, Node, Owner, Tree, Xattr};
 pub use page::{
     Child, ContentPage, ContentWriter, DirectoryPage, DirectoryWriter, PageSink, is_name,
 };

@@ -17,6 +17,14 @@ pub type Frame = Arc<Vec<u8>>;
 type Key = (ObjectId, u32);
 type Slot = Arc<Mutex<Option<Frame>>>;
 
+/// Frames with their decompressed lengths.
+#[derive(Debug)]
+struct Held {
+    frames: LruCache<Key, (Slot, u32)>,
+    /// Bytes of all of them.
+    bytes: u64,
+}
+
 /// Decrypting a frame needs its pack's key; this many packs' keys are kept, 200 bytes each.
 const READERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Frames of one pack that lie together are fetched in one request of at most this many bytes.
@@ -26,7 +34,7 @@ const FETCH_BYTES_MAX: u64 = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct FrameCache {
     bytes_max: u64,
-    frames: Mutex<(LruCache<Key, (Slot, u32)>, u64)>,
+    frames: Mutex<Held>,
     readers: Mutex<LruCache<ObjectId, Arc<PackReader>>>,
 }
 
@@ -34,7 +42,10 @@ impl FrameCache {
     pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
-            frames: Mutex::new((LruCache::unbounded(), 0)),
+            frames: Mutex::new(Held {
+                frames: LruCache::unbounded(),
+                bytes: 0,
+            }),
             readers: Mutex::new(LruCache::new(READERS_MAX)),
         }
     }
@@ -42,16 +53,19 @@ impl FrameCache {
     /// The slot of a frame: empty when nobody has read it yet. Whoever fills it holds its lock meanwhile.
     fn slot(&self, key: Key, plain_bytes: u32) -> Slot {
         let mut guard = self.frames.lock();
-        let (frames, used) = &mut *guard;
+        let Held {
+            frames,
+            bytes: held,
+        } = &mut *guard;
         if let Some((slot, _)) = frames.get(&key) {
             return slot.clone();
         }
         let slot = Slot::default();
         frames.put(key, (slot.clone(), plain_bytes));
-        *used += u64::from(plain_bytes);
-        while *used > self.bytes_max && frames.len() > 1 {
+        *held += u64::from(plain_bytes);
+        while *held > self.bytes_max && frames.len() > 1 {
             let (_, (_, bytes)) = frames.pop_lru().expect("more than one frame is there");
-            *used -= u64::from(bytes);
+            *held -= u64::from(bytes);
         }
         slot
     }
@@ -111,7 +125,7 @@ impl Repository {
     pub fn cached_frame(&self, location: &Location, span: &FrameSpan) -> Option<Frame> {
         let slot = {
             let mut guard = self.frames.frames.lock();
-            let (slot, _) = guard.0.get(&(location.pack.id, span.number))?;
+            let (slot, _) = guard.frames.get(&(location.pack.id, span.number))?;
             slot.clone()
         };
         let filled = slot.try_lock()?;

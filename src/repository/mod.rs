@@ -41,6 +41,9 @@ use index::Index;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A key slot: its id and what it says; a slot that cannot be read has its error.
+pub type KeySlot = (ObjectId, Result<(SlotKind, SlotFacts)>);
+
 /// Store and keys: what reading and writing one repository needs.
 #[derive(Debug)]
 pub(crate) struct Access {
@@ -398,8 +401,8 @@ impl Repository {
         self.access.ring.lasting_key(purpose)
     }
 
-    /// Every key slot with its facts; a slot that cannot be read has its error.
-    pub fn key_slots(&self) -> Result<Vec<(ObjectId, Result<(SlotKind, SlotFacts)>)>> {
+    /// Every key slot with its facts.
+    pub fn key_slots(&self) -> Result<Vec<KeySlot>> {
         let slots = self.access.store.list(names::KEYS)?;
         let ids = slots
             .iter()

@@ -10,9 +10,19 @@ use std::os::unix::fs::MetadataExt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// Bytes to read.
-    Data { offset: u64, len: u64 },
+    Data {
+        /// Where it begins, bytes.
+        offset: u64,
+        /// Its length, bytes.
+        len: u64,
+    },
     /// Reads as zeros and takes no space.
-    Hole { offset: u64, len: u64 },
+    Hole {
+        /// Where it begins, bytes.
+        offset: u64,
+        /// Its length, bytes.
+        len: u64,
+    },
 }
 
 /// The extents of one file, in order and without gaps, from 0 to the size it had at the start. Ends early when the

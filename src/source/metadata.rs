@@ -18,15 +18,24 @@ pub enum Type {
     /// A directory.
     Directory,
     /// A symbolic link and the bytes it holds.
-    Symlink { target: Vec<u8> },
+    Symlink {
+        /// Where it points, as it is written in the link.
+        target: Vec<u8>,
+    },
     /// A named pipe.
     Fifo,
     /// A UNIX socket.
     Socket,
     /// A character device; `rdev` is major and minor as `stat` encodes them.
-    CharacterDevice { rdev: u64 },
+    CharacterDevice {
+        /// The device number, as `stat` says it.
+        rdev: u64,
+    },
     /// A block device; `rdev` is major and minor as `stat` encodes them.
-    BlockDevice { rdev: u64 },
+    BlockDevice {
+        /// The device number, as `stat` says it.
+        rdev: u64,
+    },
 }
 
 /// What `stat` tells about an entry.
@@ -289,8 +298,8 @@ fn user_name(uid: u32) -> Arc<[u8]> {
                 &mut found,
             )
         };
-        // SAFETY: a found record is filled, and its name is a C string in `buffer`.
         let name = (error == 0 && !found.is_null()).then(|| {
+            // SAFETY: a found record is filled, and its name is a C string in `buffer`.
             unsafe { CStr::from_ptr((*found).pw_name) }
                 .to_bytes()
                 .into()
@@ -313,8 +322,8 @@ fn group_name(gid: u32) -> Arc<[u8]> {
                 &mut found,
             )
         };
-        // SAFETY: a found record is filled, and its name is a C string in `buffer`.
         let name = (error == 0 && !found.is_null()).then(|| {
+            // SAFETY: a found record is filled, and its name is a C string in `buffer`.
             unsafe { CStr::from_ptr((*found).gr_name) }
                 .to_bytes()
                 .into()

@@ -111,7 +111,7 @@ impl Shared {
         for task in waiting {
             let result = match &task {
                 Task::Want(source) => self.want(source),
-                Task::Finish(_) => self.finish(),
+                Task::Finish(_done) => self.finish(),
             };
             if let Err(error) = result {
                 let failure = (error.kind(), error.message().to_owned());
