@@ -4,6 +4,7 @@ mod backup;
 mod broken_copies;
 mod cli;
 mod copy;
+mod daemon_kills;
 mod damage;
 mod endpoints;
 mod engine;
