@@ -194,6 +194,8 @@ fn the_same_cp_finishes_after_the_daemon_was_killed() {
                 .stdout
                 == b"complete"
         });
+        // The kernel may keep what it knew of the open point for one second.
+        std::thread::sleep(Duration::from_millis(1200));
         let differences =
             site.shell("rsync -aHAXSnic --delete source/ mnt/offsite/host/point/ 2>&1");
         assert_eq!(String::from_utf8_lossy(&differences.stdout), "");
