@@ -4,6 +4,7 @@ mod backup;
 mod broken_copies;
 mod cli;
 mod copy;
+mod crash;
 mod damage;
 mod endpoints;
 mod engine;
