@@ -1,5 +1,6 @@
 //! Copies that meet damage, lose a store, are stopped or die: what is told, what is kept, what a rerun does.
 
+use crate::engine::assert_clean;
 use crate::sites::{
     Files, MIB, Random, Site, assert_points_are_whole, assorted, chunks_of, copy, everything,
     files_of, missing_chunks, try_copy,
@@ -169,6 +170,7 @@ fn a_copy_that_dies_at_any_write_is_resumed() {
             drop(to);
             target.store.heal();
             let to = target.open();
+            assert_clean(&format!("write {nth}, {stop:?}"), to.repository());
             assert_points_are_whole(&from, &to);
             let missing = missing_chunks(&from, &to);
             resumed += u64::from(missing > 0 && missing < 60);
@@ -182,6 +184,7 @@ fn a_copy_that_dies_at_any_write_is_resumed() {
             assert!(to.catalog.contents().point(b"web", b"one").is_some());
             assert_points_are_whole(&from, &to);
             assert_eq!(missing_chunks(&from, &to), 0);
+            assert_clean("resumed", to.repository());
         }
     }
     assert!(resumed > 0, "some run found a part of the data there");

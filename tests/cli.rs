@@ -10,12 +10,12 @@ use tempfile::TempDir;
 const PASSWORD: &str = "canary-password-4711";
 
 /// A host of its own: directories, configuration, and no variable of the one that tests.
-struct Host {
-    home: TempDir,
+pub struct Host {
+    pub home: TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(home.path().join("password"), PASSWORD).expect("writes");
         let config = "[repository.primary]\nurl = \"primary\"\npassword-file = \"password\"\n\
@@ -24,11 +24,11 @@ impl Host {
         Self { home }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
+    pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keepfs"));
         command
             .args(words)
@@ -43,29 +43,29 @@ impl Host {
         command
     }
 
-    fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Output {
+    pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Output {
         self.command(words).output().expect("the binary runs")
     }
 
     /// Standard output of a command that must answer `code`.
-    fn expect<S: AsRef<OsStr>>(&self, code: i32, words: &[S]) -> String {
+    pub fn expect<S: AsRef<OsStr>>(&self, code: i32, words: &[S]) -> String {
         let output = self.run(words);
         assert_code(&output, code);
         String::from_utf8(output.stdout).expect("text")
     }
 
-    fn json<S: AsRef<OsStr>>(&self, words: &[S]) -> Value {
+    pub fn json<S: AsRef<OsStr>>(&self, words: &[S]) -> Value {
         serde_json::from_str(&self.expect(0, words)).expect("JSON")
     }
 
     /// What a command that must answer `code` says is wrong.
-    fn complaint<S: AsRef<OsStr>>(&self, code: i32, words: &[S]) -> String {
+    pub fn complaint<S: AsRef<OsStr>>(&self, code: i32, words: &[S]) -> String {
         let output = self.run(words);
         assert_code(&output, code);
         String::from_utf8(output.stderr).expect("text")
     }
 
-    fn files(&self) -> PathBuf {
+    pub fn files(&self) -> PathBuf {
         let files = self.path("files");
         std::fs::create_dir_all(files.join("deep")).expect("makes");
         std::fs::write(files.join("letter"), "Dear Alice").expect("writes");
@@ -74,7 +74,7 @@ impl Host {
     }
 }
 
-fn assert_code(output: &Output, code: i32) {
+pub fn assert_code(output: &Output, code: i32) {
     assert_eq!(
         output.status.code(),
         Some(code),

@@ -1,9 +1,12 @@
 //! Damage, in every kind of object, and what a user does next: never a panic, never a wrong byte, an error that says
 //! what is wrong, and a check that finds it and names exactly the files it costs.
 
+use crate::engine::assert_clean;
 use crate::planted::{Item, Needs, Shelf, noise, plain, plant};
+use crate::sites::{Site, try_copy};
 use bytes::Bytes;
 use keepfs::check::{Options, Report, check, rebuild_index};
+use keepfs::copy::{End, Outcome};
 use keepfs::error::Kind;
 use keepfs::id::ObjectId;
 use keepfs::point::{Catalog, Catalogue, CatalogueEntry, Mark, Trees, Visit, Walk};
@@ -359,6 +362,61 @@ fn suffer(pristine: &Pristine, name: &str, other: Option<&str>, damage: Damage) 
             "{case}: backing up again fails with {error:?}"
         ),
     }
+    copy_out(&case, pristine, &shelf, &bad);
+}
+
+/// Copies a damaged repository into a new one: what is whole arrives, what is not is told and no part of it shows.
+fn copy_out(case: &str, pristine: &Pristine, shelf: &Shelf, bad: &BTreeSet<String>) {
+    let source = End::open(shelf.open().unwrap()).unwrap();
+    let listed: BTreeSet<String> = points_of(&source);
+    let mut target = Site::new(1 << 20, 8);
+    let copied = try_copy(&source, &target.reopen());
+    let end = target.open();
+    assert_clean(case, end.repository());
+    let good = readable(case, pristine, end.repository());
+    let arrived = points_of(&end);
+    let of_arrived = |path: &&String| arrived.contains(&top_of(path));
+    assert!(
+        pristine
+            .contents
+            .keys()
+            .filter(of_arrived)
+            .all(|path| good.contains(path)),
+        "{case}: a copied point has lost files"
+    );
+    let broken: BTreeSet<String> = bad.iter().map(|path| top_of(path)).collect();
+    match copied {
+        Ok(report) => {
+            let failed = report.record.count(Outcome::Failed);
+            assert_eq!(arrived.len() + failed, listed.len(), "{case}");
+            assert!(arrived.is_disjoint(&broken), "{case}: half a point arrived");
+        }
+        Err(error) => assert!(
+            is_damage(error.kind()),
+            "{case}: copying fails with {error:?}"
+        ),
+    }
+}
+
+/// `BACKUP/POINT` of a path below it.
+fn top_of(path: &str) -> String {
+    path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/")
+}
+
+/// All visible points, as `BACKUP/POINT`.
+fn points_of(end: &End) -> BTreeSet<String> {
+    let contents = end.catalog.refresh().unwrap();
+    let named =
+        |backup: &[u8], point: &[u8]| String::from_utf8([backup, b"/", point].concat()).unwrap();
+    contents
+        .backups
+        .values()
+        .flat_map(|backup| {
+            contents
+                .points_of(backup.id)
+                .map(|point| named(backup.name(), point.name()))
+        })
+        .collect()
 }
 
 #[test]

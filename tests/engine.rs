@@ -1,11 +1,12 @@
 //! The engine without a kernel: what is written is read, by this process and by the next.
 
 use keepfs::clock::{Clock, Time};
-use keepfs::id::ChunkId;
+use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::{
     Catalog, Content, ContentPage, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File,
     Node, Owner, PointRecord, Source, Trees,
 };
+use keepfs::progress::Progress;
 use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
 use keepfs::store::{MemoryStore, SharedStore};
 use std::sync::Arc;
@@ -43,6 +44,41 @@ impl Bench {
             clock: Clock::system(),
         }
     }
+}
+
+/// Whether the long counts are asked for: `KEEPFS_FULL=1`.
+pub fn full() -> bool {
+    std::env::var_os("KEEPFS_FULL").is_some_and(|wish| wish == "1")
+}
+
+/// The seed of a random test, which is printed: `KEEPFS_SEED`; otherwise always the same in a short run and another
+/// one in each long run.
+pub fn seed(test: &str) -> u64 {
+    let given = std::env::var("KEEPFS_SEED").ok();
+    let random = || match full() {
+        true => u64::from_le_bytes(
+            ChunkId::of(&ObjectId::random().0).0[..8]
+                .try_into()
+                .unwrap(),
+        ),
+        false => 4711,
+    };
+    let seed = given.map_or_else(random, |text| {
+        text.parse().expect("KEEPFS_SEED is a number")
+    });
+    eprintln!("{test}: KEEPFS_SEED={seed}");
+    seed | 1
+}
+
+/// Reads and hashes everything in a repository: the oracle at the end of a test.
+pub fn assert_clean(case: &str, repository: &Arc<Repository>) {
+    let catalog = Catalog::open(repository.clone()).unwrap();
+    let options = keepfs::check::Options {
+        read_data: true,
+        points: None,
+    };
+    let report = keepfs::check::check(&catalog, &options, &Progress::default()).unwrap();
+    assert_eq!(report.problems, [], "{case}");
 }
 
 #[test]

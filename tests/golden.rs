@@ -9,6 +9,9 @@ use crate::planted::{Item, Shelf, noise, plain, plant};
 use bytes::Bytes;
 use keepfs::check::{Options, check};
 use keepfs::clock::Time;
+use keepfs::copy::{
+    FailedPart, Outcome, Party, SessionCounters, SessionPoint, SessionRecord, SessionState,
+};
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::*;
 use keepfs::progress::Progress;
@@ -228,6 +231,55 @@ pub fn index_body() -> Vec<u8> {
     )
 }
 
+fn session() -> SessionRecord {
+    let party = |number, location: &str| Party {
+        repository: object(number),
+        location: location.to_owned(),
+    };
+    let point = SessionPoint {
+        backup: b"web".to_vec(),
+        name: b"one".to_vec(),
+        id: object(3),
+        generation: 4,
+        into: b"web01".to_vec(),
+        entries: 5,
+        bytes: 6,
+        outcome: Outcome::Failed,
+    };
+    let part = FailedPart {
+        backup: b"web".to_vec(),
+        point: b"one".to_vec(),
+        path: b"a/b".to_vec(),
+        reason: "damaged".to_owned(),
+        attempts: 7,
+    };
+    SessionRecord {
+        state: SessionState::NeedsAction,
+        reason: "parts failed".to_owned(),
+        started: Time::new(1, 2),
+        ended: Some(Time::new(3, 4)),
+        source: party(1, "/srv/keep"),
+        target: party(2, "s3://bucket/keep"),
+        proxy: "local".to_owned(),
+        host: "host".to_owned(),
+        process: 77,
+        points: vec![point],
+        failed: vec![part],
+        failed_total: 1,
+        counters: SessionCounters {
+            frames_moved: 1,
+            frames_cut: 2,
+            data_bytes_read: 3,
+            data_bytes_written: 4,
+            data_packs: 5,
+            stored_bytes: 6,
+            chunks_moved: 7,
+            chunks_present: 8,
+        },
+        more: vec![("later".to_owned(), vec![1])],
+    }
+}
+
 fn structures() -> BTreeMap<String, Vec<u8>> {
     let settings = Settings {
         seed: [1; 32],
@@ -325,6 +377,7 @@ fn structures() -> BTreeMap<String, Vec<u8>> {
         ("content-inner", encode(&ContentPage::Inner(children()))),
         ("side", side_chunk()),
         ("index", index_body()),
+        ("session", encode(&session())),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .into()
@@ -361,6 +414,10 @@ fn the_bytes_of_format_1_decode_to_what_was_written() {
         ContentPage::Inner(children())
     );
     assert_eq!(decode::<Ring>(&golden["ring"]).unwrap(), ring());
+    assert_eq!(
+        decode::<SessionRecord>(&golden["session"]).unwrap(),
+        session()
+    );
     let header = Header::decode(&golden["header"]).unwrap();
     Header::confirm(&golden["header"], &ring()).unwrap();
     assert_eq!(

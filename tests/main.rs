@@ -5,6 +5,7 @@ mod broken_copies;
 mod cli;
 mod copy;
 mod daemon_kills;
+mod crash;
 mod damage;
 mod endpoints;
 mod engine;

@@ -8,6 +8,7 @@ use crate::store::{CloudOptions, Secret, StoreOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// For all users of the host.
 const SYSTEM_FILE: &str = "/etc/keepfs.toml";
@@ -61,9 +62,14 @@ pub struct Reach {
     pub storage_class: Option<String>,
     /// `init`: zstd level, 1 to 22.
     pub level: Option<i32>,
+    /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 45 without it.
+    pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.
     pub cache_directory: Option<PathBuf>,
 }
+
+/// `retry-seconds` at most: an hour. Above that a person takes a command for hung.
+const RETRY_SECONDS_MAX: u64 = 3600;
 
 fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
     String::deserialize(from).map(|text| Some(Secret::new(text)))
@@ -152,6 +158,12 @@ fn check(name: &str, reach: &Reach) -> Result<()> {
     if sources.into_iter().filter(|given| *given).count() > 1 {
         return refuse("may have one of password-file, password-command and key-file, not several");
     }
+    if reach
+        .retry_seconds
+        .is_some_and(|seconds| !(1..=RETRY_SECONDS_MAX).contains(&seconds))
+    {
+        return refuse("needs a retry-seconds from 1 to 3600");
+    }
     if reach.credentials_command.is_some() && reach.secret_key.is_some() {
         return refuse("may have credentials-command or secret-key, not both");
     }
@@ -191,6 +203,11 @@ impl Reach {
             storage_class: self.storage_class.clone(),
             ..CloudOptions::default()
         };
+        if let Some(seconds) = self.retry_seconds {
+            cloud.retry_timeout = Duration::from_secs(seconds);
+            // One attempt that never ends would outlast them all.
+            cloud.request_timeout = cloud.request_timeout.min(cloud.retry_timeout);
+        }
         if let Some(command) = &self.credentials_command {
             let credentials = program::credentials(command)?;
             cloud.access_key = Some(credentials.access_key_id);
@@ -217,7 +234,7 @@ mod tests {
         let config = parse(
             "[repository.primary]\nurl = \"keep/primary\"\npassword-file = \"primary.pass\"\npack-size = \"16 MiB\"\n\
              [repository.offsite]\nurl = \"s3://bucket/keep\"\nendpoint = \"https://s3.example.org\"\n\
-             password-command = \"pass show offsite\"\npack-size = \"256 MiB\"\nstorage-class = \"STANDARD_IA\"\n",
+             password-command = \"pass show offsite\"\nretry-seconds = 5\npack-size = \"256 MiB\"\nstorage-class = \"STANDARD_IA\"\n",
         )
         .expect("parses");
         let primary = &config.repositories["primary"];
@@ -228,6 +245,8 @@ mod tests {
         assert_eq!(offsite.url, "s3://bucket/keep");
         let options = offsite.store_options(false).expect("no command to run");
         assert_eq!(options.cloud.storage_class.as_deref(), Some("STANDARD_IA"));
+        assert_eq!(options.cloud.retry_timeout, Duration::from_secs(5));
+        assert_eq!(options.cloud.request_timeout, Duration::from_secs(5));
     }
 
     #[test]
@@ -249,6 +268,10 @@ mod tests {
             (
                 "[repository.a]\nurl = \"/x\"\nkey-file = \"k\"\npassword-file = \"p\"\n",
                 "not several",
+            ),
+            (
+                "[repository.a]\nurl = \"/x\"\nretry-seconds = 0\n",
+                "1 to 3600",
             ),
             ("[repository.a\n", "line 1"),
         ] {
