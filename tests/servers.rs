@@ -12,12 +12,13 @@ use std::sync::{LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
 const S3_KEY: &str = "keepfs-tests";
-const S3_SECRET: &str = "a-secret-for-tests-only";
+/// What [`seaweedfs`] knows its user by.
+pub const S3_SECRET: &str = "a-secret-for-tests-only";
 /// s3rver knows only this pair.
 const S3RVER_PAIR: &str = "S3RVER";
 /// The account and key that every Azurite has; they are public.
 const AZURITE_ACCOUNT: &str = "devstoreaccount1";
-const AZURITE_KEY: &str =
+pub const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// Where a program that `tests/tools.sh` installs lies.

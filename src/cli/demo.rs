@@ -25,9 +25,9 @@ const USUAL: [&str; 4] = [
 const ENTRIES_MIN: usize = 20;
 /// Entries that are looked at for a file to restore.
 const LOOKED_AT_MAX: usize = 10_000;
-/// How long the mount may take to show what another process has written: a minute.
-const SEEN_LOOKS: u32 = 300;
-const SEEN_LOOK: Duration = Duration::from_millis(200);
+/// How long a copy may take to be durable after its last byte was taken: ten minutes.
+const SEALED_LOOKS: u32 = 6000;
+const SEALED_LOOK: Duration = Duration::from_millis(100);
 /// Where it is mounted, below the demo's own directory.
 const MOUNT: &str = "mnt";
 /// Two repositories that have nothing in common but this program.
@@ -140,9 +140,9 @@ impl Demo {
         self.copy()?;
         self.step(&["ls", "-l", "mnt/offsite/demo"].map(OsStr::new))?;
 
-        self.say("# the copy is what was backed up")?;
-        let words = ["diff", "-r", "--no-dereference", "mnt/offsite/demo/first"].map(OsStr::new);
-        self.step(&[words[0], words[1], words[2], from, words[3]])?;
+        self.say("# the copy is the restore point, from another repository under another key")?;
+        let points = ["mnt/primary/demo/first", "mnt/offsite/demo/first"];
+        self.step(&["diff", "-r", "--no-dereference", points[0], points[1]].map(OsStr::new))?;
         self.say("# no difference")?;
         if let Some(file) = some_file(source) {
             self.restore(source, &file)?;
@@ -157,34 +157,23 @@ impl Demo {
         ))
     }
 
-    /// With the system's own `cp` where the mount takes writes, else with the verb.
+    /// With the system's own `cp`; returns when the copy has sealed itself.
     fn copy(&self) -> Result<()> {
-        let made = std::fs::create_dir(self.directory.join(MOUNT).join("offsite/demo"));
-        let read_only = made.is_err_and(|error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::Unsupported
-            )
-        });
-        if read_only {
-            let words = ["keepfs", "copy", "primary/demo/first", "offsite"];
-            self.step(&words.map(OsStr::new))?;
-            return self.seen("offsite/demo/first");
-        }
-        self.step(&["cp", "-a", "mnt/primary/demo/first", "mnt/offsite/demo/"].map(OsStr::new))
-    }
-
-    /// Waits until the mount shows what another process has written: it looks anew every few seconds.
-    fn seen(&self, path: &str) -> Result<()> {
-        let path = self.directory.join(MOUNT).join(path);
-        for _ in 0..SEEN_LOOKS {
+        self.step(&["mkdir", "mnt/offsite/demo"].map(OsStr::new))?;
+        self.step(&["cp", "-a", "mnt/primary/demo/first", "mnt/offsite/demo/"].map(OsStr::new))?;
+        let copy = self.directory.join(MOUNT).join("offsite/demo/first");
+        for _ in 0..SEALED_LOOKS {
             self.go_on()?;
-            if path.exists() {
-                return Ok(());
+            // What cannot be read is not complete yet.
+            let state = xattr::get(&copy, "user.keepfs.state").ok().flatten();
+            if state.is_some_and(|state| state == b"complete") {
+                return self.say(
+                    "# it had all that it was copied from, so it is a complete restore point\n",
+                );
             }
-            std::thread::sleep(SEEN_LOOK);
+            std::thread::sleep(SEALED_LOOK);
         }
-        let message = format!("{} does not appear", path.display());
+        let message = format!("{} does not become complete", copy.display());
         Err(Error::new(Kind::Failed, message))
     }
 
