@@ -10,6 +10,7 @@ mod endpoints;
 mod engine;
 mod golden;
 mod hostile;
+mod kills;
 mod mount;
 mod mount_writes;
 mod planted;
@@ -18,6 +19,7 @@ mod restore;
 mod servers;
 mod sites;
 mod stores;
+mod together;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]
