@@ -11,6 +11,7 @@ mod engine;
 mod golden;
 mod hostile;
 mod kills;
+mod model;
 mod mount;
 mod mount_writes;
 mod planted;
