@@ -1,6 +1,7 @@
 //! The one integration test binary: two cores link it once.
 
 mod backup;
+mod bad_input;
 mod broken_copies;
 mod cli;
 mod copy;
