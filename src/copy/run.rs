@@ -407,7 +407,7 @@ impl<'a> Copying<'a> {
 
     /// After a failure: what has arrived is put into the index, so that the next run does not move it again.
     fn save(&self) {
-        /// The caller hears of the failure itself; that this failed too is for those who ask with `--verbose`.
+        // The caller hears of the failure itself; that this failed too is for those who ask with `--verbose`.
         if let Err(error) = self.transfer.save() {
             tracing::info!("what was copied so far may have to be copied again: {error}");
         }
