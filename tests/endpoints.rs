@@ -21,7 +21,7 @@ fn impatient(endpoint: &str) -> CloudOptions {
 }
 
 /// A server that says `answer` to whatever it is sent; an empty one is never finished.
-fn responder(answer: &'static [u8]) -> String {
+pub fn responder(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("is bound"));
     std::thread::spawn(move || {

@@ -1,6 +1,7 @@
 //! The one integration test binary: two cores link it once.
 
 mod backup;
+mod bad_input;
 mod broken_copies;
 mod cli;
 mod copy;
@@ -11,6 +12,8 @@ mod endpoints;
 mod engine;
 mod golden;
 mod hostile;
+mod kills;
+mod model;
 mod mount;
 mod mount_writes;
 mod planted;
@@ -19,6 +22,7 @@ mod restore;
 mod servers;
 mod sites;
 mod stores;
+mod together;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

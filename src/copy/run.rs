@@ -186,9 +186,9 @@ impl Session {
         };
         if let Err(error) = result {
             self.record.reason = error.message().to_owned();
-            // The copy's own failure is what the caller must hear; its record says "running" if this fails too.
+            // The caller hears of the copy's own failure, and of nothing else: its record says "running" if this fails too.
             if let Err(other) = self.write(1) {
-                tracing::warn!("the end of session {} was not written: {other}", self.id);
+                tracing::info!("the end of session {} was not written: {other}", self.id);
             }
             return Err(error);
         }
@@ -407,8 +407,9 @@ impl<'a> Copying<'a> {
 
     /// After a failure: what has arrived is put into the index, so that the next run does not move it again.
     fn save(&self) {
+        // The caller hears of the failure itself; that this failed too is for those who ask with `--verbose`.
         if let Err(error) = self.transfer.save() {
-            tracing::warn!("what was copied so far may have to be copied again: {error}");
+            tracing::info!("what was copied so far may have to be copied again: {error}");
         }
     }
 
