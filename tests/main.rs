@@ -14,6 +14,7 @@ mod mount_writes;
 mod planted;
 mod reader;
 mod restore;
+mod s3;
 mod servers;
 mod sites;
 mod stores;
