@@ -19,6 +19,7 @@ mod mount_writes;
 mod planted;
 mod reader;
 mod restore;
+mod s3;
 mod servers;
 mod sites;
 mod stores;

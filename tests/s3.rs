@@ -1,0 +1,171 @@
+//! The command from end to end with cloud stores behind it: real servers, a real mount, the system's own tools.
+
+use crate::backup::one_of_everything;
+use crate::mount::{run, same_trees, try_run};
+use crate::servers::{AZURITE_KEY, S3_SECRET, azurite_container, seaweedfs_bucket};
+use keepfs::store::CloudOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A host with a repository in a directory and another in a cloud store. Dropped, it unmounts.
+struct Host {
+    home: TempDir,
+    secret: &'static str,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It was unmounted by the test, unless the test failed.
+        let _ = try_run(&format!("umount -l '{}'", self.mount_point().display()));
+    }
+}
+
+impl Host {
+    fn new(url: &str, options: &CloudOptions, secret: &'static str) -> Self {
+        let host = Self {
+            home: tempfile::tempdir().expect("a temporary directory"),
+            secret,
+        };
+        for directory in ["mnt", "source"] {
+            std::fs::create_dir(host.path(directory)).expect("makes");
+        }
+        host.configure(&format!(
+            "{}{}",
+            "[repository.primary]\nurl = \"primary\"\nkey-file = \"primary.key\"\npack-size = \"1 MiB\"\n",
+            cloud(url, options)
+        ));
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.path("mnt")
+    }
+
+    fn configure(&self, text: &str) {
+        std::fs::write(self.path("keepfs.toml"), text).expect("writes");
+    }
+
+    /// Credentials come from the environment.
+    fn run(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_keepfs"))
+            .args(words)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .env("KEEPFS_CONFIG", self.path("keepfs.toml"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("AWS_SECRET_ACCESS_KEY", self.secret)
+            .env("AZURE_STORAGE_ACCOUNT_KEY", self.secret)
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary runs")
+    }
+
+    /// What a command says; it must succeed.
+    fn keepfs(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(
+            output.status.success(),
+            "{words:?}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// What a script says in this host's directory; it must succeed.
+    fn shell(&self, script: &str) -> String {
+        run(&format!("cd '{}'; {script}", self.home.path().display()))
+    }
+
+    fn is_sound(&self, repository: &str) {
+        let report = self.keepfs(&["--json", "check", "--read-data", repository]);
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        assert_eq!(report[0]["problem_count"], 0, "{report}");
+    }
+}
+
+/// The configuration of a repository in a cloud store.
+fn cloud(url: &str, options: &CloudOptions) -> String {
+    format!(
+        "[repository.offsite]\nurl = \"{url}/keep\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\nallow-http = true\n\
+         access-key = \"{}\"\nkey-file = \"offsite.key\"\npack-size = \"4 MiB\"\n",
+        options.endpoint.as_ref().expect("given"),
+        options.access_key.as_ref().expect("given"),
+    )
+}
+
+/// Nothing that rsync would still have to do.
+fn nothing_to_sync(source: &Path, point: &Path) {
+    let todo = run(&format!(
+        "rsync -aHAXSnic --delete '{}/' '{}/'",
+        source.display(),
+        point.display()
+    ));
+    assert_eq!(todo, "");
+}
+
+#[test]
+fn a_copy_in_s3_is_all_that_is_needed() {
+    let (url, options) = seaweedfs_bucket("whole-way");
+    let host = Host::new(&url, &options, S3_SECRET);
+    let source = host.path("source");
+    one_of_everything(&source);
+    host.shell("cp -a /usr/include/linux source/headers");
+
+    host.keepfs(&["init", "primary"]);
+    host.keepfs(&["init", "offsite"]);
+    host.keepfs(&["backup", "source", "primary/host/first"]);
+    host.keepfs(&["copy", "primary", "offsite"]);
+    assert_eq!(
+        host.keepfs(&["diff", "primary/host/first", "offsite/host/first"]),
+        ""
+    );
+
+    // The same by the system's own tools, of a point that S3 does not have yet.
+    host.shell("echo more > source/more; cp source/random source/a/moved");
+    host.keepfs(&["backup", "source", "primary/host/second"]);
+    host.keepfs(&["mount", "mnt"]);
+    host.shell(
+        "mkdir mnt/offsite/host2; cp -a mnt/primary/host/second mnt/offsite/host2/second.partial",
+    );
+    host.shell("mv mnt/offsite/host2/second.partial mnt/offsite/host2/second");
+    host.keepfs(&["umount", "mnt"]);
+
+    // A new host after a fire: no primary repository, no key of it, no cache.
+    host.shell("rm -rf primary primary.key cache state");
+    host.configure(&cloud(&url, &options));
+    host.keepfs(&["mount", "mnt"]);
+    let second = host.path("mnt/offsite/host2/second");
+    nothing_to_sync(&source, &second);
+    same_trees(&source, &second);
+    host.keepfs(&["umount", "mnt"]);
+    host.is_sound("offsite");
+    host.keepfs(&["restore", "offsite/host2/second", "restored"]);
+    nothing_to_sync(&source, &host.path("restored"));
+    same_trees(&source, &host.path("restored"));
+    // The copy by the verb, too.
+    host.keepfs(&["restore", "offsite/host/first", "first"]);
+    host.shell("rm source/more source/a/moved; touch -r first source; touch -r first/a source/a");
+    same_trees(&source, &host.path("first"));
+}
+
+#[test]
+fn a_repository_in_azure_backs_up_and_restores() {
+    let (url, options) = azurite_container("whole-way");
+    let host = Host::new(&url, &options, AZURITE_KEY);
+    let source = host.path("source");
+    host.shell("cp -a /usr/include/linux source/headers; ln source/headers/fs.h source/linked");
+    host.keepfs(&["init", "offsite"]);
+    host.keepfs(&["backup", "source", "offsite/host/first"]);
+    host.is_sound("offsite");
+    host.keepfs(&["restore", "offsite/host/first", "restored"]);
+    nothing_to_sync(&source, &host.path("restored"));
+}
