@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Decompressed frames that a verb keeps in memory: four large frames for each of a dozen readers.
-const FRAME_CACHE_BYTES: u64 = 48 << 20;
+const FRAME_CACHE_BYTES: u64 = 64 << 20;
 /// The virtual name of the newest complete point.
 const LATEST: &[u8] = b"latest";
 
