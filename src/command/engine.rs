@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::{check, copy, fuse, restore};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Something that could not be done, and why.
@@ -149,6 +149,7 @@ pub(super) fn check(
 /// Mounts repositories at `directory`, calls `ready` when it answers, and returns when it was unmounted.
 pub(super) fn mount(
     repositories: Vec<(String, Arc<Repository>)>,
+    state: PathBuf,
     arguments: &MountArguments,
     ready: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
@@ -156,7 +157,11 @@ pub(super) fn mount(
         .into_iter()
         .map(|(name, repository)| Ok((name, Arc::new(Catalog::open(repository)?))));
     let catalogs = opened.collect::<Result<Vec<_>>>()?;
-    let tree = Arc::new(FileSystem::new(catalogs, filesystem::Options::default()));
+    let options = filesystem::Options {
+        state_directory: state,
+        ..filesystem::Options::default()
+    };
+    let tree = Arc::new(FileSystem::new(catalogs, options));
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     let mounted = fuse::mount(tree, &arguments.directory, options)?;
