@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// 128 KiB 246.3 MB, 256 KiB 244.8, 512 KiB 242.9, 1 MiB 242.4, 2 MiB 243.0 (frames of 1 MiB in the order of the walk).
 pub const SMALL_FILE_BYTES: u64 = GROUP_BYTES as u64;
 /// The whole-file hash of a file with more hole bytes than this is left out: hashing zeros takes time, too.
-const HASHED_HOLE_BYTES_MAX: u64 = 1 << 30;
+const HASHED_HOLE_BYTES_MAX: u64 = 16 << 30;
 
 /// Why a file's content is not stored.
 #[derive(Debug)]

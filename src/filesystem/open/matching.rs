@@ -115,7 +115,7 @@ fn is_same(node: &OpenNode, entry: &Entry) -> bool {
 }
 
 /// Holes longer than this are not hashed to compare them with zeros that a tool wrote.
-const HASHED_HOLE_BYTES_MAX: u64 = 1 << 30;
+const HASHED_HOLE_BYTES_MAX: u64 = 16 << 30;
 
 /// Whether a file has the content of this hash. A file that is one hole carries none.
 fn is_hash_of(hash: [u8; 32], file: &File) -> bool {
