@@ -39,6 +39,8 @@ const IMAGE_ENDINGS: [&[u8]; 8] = [
 /// An image smaller than this is cut by content like any file, bytes.
 const IMAGE_BYTES_MIN: u64 = 16 << 20;
 /// The blocks of images, bytes.
+/// After 2 % of a 2 GiB image changed in runs, and in scattered 4 KiB: 128 KiB adds 24 and 191 MB, 64 KiB 23 and 119,
+/// 32 KiB 22 and 72; cut by content 64 and 378.
 const IMAGE_BLOCK_BYTES: u32 = 64 << 10;
 
 /// What to back up, and where to.

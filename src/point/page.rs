@@ -13,6 +13,8 @@ use bincode::{Decode, Encode};
 use std::sync::Arc;
 
 /// Entries of a leaf page of a directory on average, and at the least and most. Measured: see `repository::format`.
+/// One entry of 100,000 that changes rewrites 6 KB with 64 entries a page, 18 KB with 256, 52 KB with 1024; all pages
+/// together take the same space within 1 %.
 pub const DIRECTORY_PAGE: PageLimits = PageLimits {
     min: 64,
     average: 256,

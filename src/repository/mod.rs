@@ -86,6 +86,8 @@ pub struct Settings {
 }
 
 /// Chosen by measurement; see `format` for the figures.
+/// An average of 512 KiB finds 0.6 % more duplicates in two large files and 2 % more in a disk image than 1 MiB, for
+/// twice the records in the index; frames do not depend on it.
 pub const DEFAULT_CUT: CutLimits = CutLimits {
     min: 128 << 10,
     average: 512 << 10,

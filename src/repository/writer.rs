@@ -24,6 +24,8 @@ pub const GROUP_BYTES: usize = 1 << 20;
 /// are in memory, and a directory's restore needs the frames of one.
 pub const WINDOW_BYTES: usize = 16 << 20;
 /// A chunk of a large file is cut into frames of at most this many plain bytes: what a random 4 KiB read decrypts.
+/// Measured on 2.1 GB in two files at zstd 3, stored and the median to decode one piece: 128 KiB 1,421 MB and 145 us,
+/// 256 KiB 1,407 MB and 313 us, 512 KiB 1,401 MB and 614 us, whole chunks of 1 MiB 1,390 MB.
 pub const PIECE_BYTES: usize = 256 << 10;
 /// Plain bytes of a frame of tree pages.
 const TREE_FRAME_BYTES: usize = 512 << 10;
