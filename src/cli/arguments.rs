@@ -118,7 +118,7 @@ Exit code 1: something is damaged; the report names the files it costs.")]
     /// Add, list and remove passwords and key files of a repository
     #[command(after_help = "Examples:
   keepfs key add primary                                 asks for the new password
-  keepfs key add --new-key-file /root/spare.key --label spare primary
+  keepfs key add --new-key-file /etc/keepfs/spare.key --label spare primary
   keepfs key list primary
   keepfs key remove primary 3fa9
 
