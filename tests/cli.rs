@@ -479,3 +479,30 @@ fn the_readme_shows_verbs_that_exist() {
         assert!(text.contains(command), "{command}");
     }
 }
+
+#[test]
+fn patterns_from_a_file_leave_out_what_they_match() {
+    let host = Host::new();
+    host.expect(0, &["init", "primary"]);
+    let source = host.path("excluding");
+    std::fs::create_dir_all(source.join("keep/cache")).expect("writes");
+    for name in ["keep/file", "keep/file.tmp", "keep/cache/big"] {
+        std::fs::write(source.join(name), "content").expect("writes");
+    }
+    std::fs::write(host.path("patterns"), "# a comment\n*.tmp\ncache/\n").expect("writes");
+    for option in ["--exclude-file", "--exclude-from"] {
+        let point = format!("primary/host/{}", &option[2..]);
+        host.expect(
+            0,
+            &["backup", "--quiet", option, "patterns", "excluding", &point],
+        );
+        let out = host.path(option);
+        host.expect(
+            0,
+            &["restore", "--quiet", &point, out.to_str().expect("a name")],
+        );
+        assert!(out.join("keep/file").exists());
+        assert!(!out.join("keep/file.tmp").exists());
+        assert!(!out.join("keep/cache").exists());
+    }
+}

@@ -184,11 +184,16 @@ pub struct Backup {
     /// What to read, and where to: SOURCE… REPO/BACKUP[/POINT]
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "REPO/BACKUP[/POINT]"])]
     pub places: Vec<OsString>,
-    /// Leave out what matches, as in .gitignore
+    /// Leave out what matches: a name anywhere; a path from the source's top with a leading /; directories only with
+    /// a trailing /
     #[arg(short, long, value_name = "PATTERN")]
     pub exclude: Vec<OsString>,
     /// Read such patterns from a file, one a line
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long = "exclude-file",
+        visible_alias = "exclude-from",
+        value_name = "FILE"
+    )]
     pub exclude_from: Vec<PathBuf>,
     /// Leave out the contents of directories that hold NAME
     #[arg(long, value_name = "NAME")]
