@@ -20,7 +20,7 @@ pub const DIRECTORY_PAGE: PageLimits = PageLimits {
     average: 256,
     max: 1024,
 };
-/// The same for inner pages: with 256 children, one entry of a million that changes rewrites 60 KB of pages; with 1024
+/// The same for inner pages: with 256 children, one entry of a million that changes rewrites 120 KB of pages; with 1024
 /// it was 224 KB.
 pub const INNER_PAGE: PageLimits = PageLimits {
     min: 64,
