@@ -63,6 +63,20 @@ impl Default for MountOptions {
     }
 }
 
+/// SIGTERM and SIGINT, caught from now on. Made before the mount, as a signal that nobody catches yet would kill the
+/// process and leave a dead mount.
+#[derive(Debug)]
+pub struct EndSignals(signal_hook::iterator::Signals);
+
+impl EndSignals {
+    /// Catches them for the whole process.
+    pub fn catch() -> Result<Self> {
+        signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
+            .map(Self)
+            .map_err(|error| Error::io("cannot catch signals", error))
+    }
+}
+
 /// A mount that is being served.
 #[derive(Debug)]
 pub struct Mounted {
@@ -132,11 +146,9 @@ impl Mounted {
         &self.directory
     }
 
-    /// Returns when somebody unmounts it, or after SIGTERM or SIGINT, which unmount it.
-    pub fn wait(self) -> Result<()> {
-        let what = "waiting for signals";
-        let mut signals = signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
-            .map_err(|error| Error::io(what, error))?;
+    /// Returns when somebody unmounts it, or after one of the signals, which unmount it.
+    pub fn wait(self, signals: EndSignals) -> Result<()> {
+        let EndSignals(mut signals) = signals;
         let handle = signals.handle();
         let (send, signalled) = bounded(1);
         let listener = std::thread::spawn(move || {

@@ -4,7 +4,7 @@ use crate::backup::{Made, one_of_everything};
 use crate::engine::Bench;
 use keepfs::backup::{Options as BackupOptions, backup};
 use keepfs::filesystem::{FileSystem, Options};
-use keepfs::fuse::{MountOptions, Mounted, mount};
+use keepfs::fuse::{EndSignals, MountOptions, Mounted, mount};
 use keepfs::point::{Catalog, Point, Trees};
 use keepfs::progress::Progress;
 use keepfs::repository::Settings;
@@ -499,6 +499,7 @@ fn serve_for_another_test() {
         return;
     };
     let filesystem = Arc::new(FileSystem::new(Vec::new(), Options::default()));
+    let signals = EndSignals::catch().unwrap();
     let mounted = mount(filesystem, Path::new(&path), MountOptions::default()).unwrap();
-    mounted.wait().unwrap();
+    mounted.wait(signals).unwrap();
 }

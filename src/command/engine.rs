@@ -164,6 +164,7 @@ pub(super) fn mount(
     let tree = Arc::new(FileSystem::new(catalogs, options));
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
+    let signals = fuse::EndSignals::catch()?;
     let mounted = fuse::mount(tree, &arguments.directory, options)?;
     if let Err(error) = ready() {
         // Nobody would know of this mount.
@@ -173,5 +174,5 @@ pub(super) fn mount(
             Err(also) => Error::new(Kind::Failed, format!("{error}; then {also}")),
         });
     }
-    mounted.wait()
+    mounted.wait(signals)
 }
