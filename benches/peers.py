@@ -1,26 +1,35 @@
 #!/usr/bin/env python3
-"""Whole commands of keepfs beside restic, rustic and borg, in one run, as ratios. Python's standard library only.
+"""Whole commands of keepfs beside restic, rustic and borg, in one run, as ratios. Python's standard library only; root.
 
     cargo build --release
-    benches/peers.py --corpus DIR [--corpus DIR2 …] [--work DIR] [--reps 3] [--tools keepfs,restic,borg]
+    benches/peers.py --corpus DIR [--corpus IMAGE1:IMAGE2 …] [--work DIR | --disk 14G] [--reps 3] [--tools keepfs,restic]
 
 For each corpus (a directory) every tool makes a first backup, a backup with nothing changed, a copy into a second
-repository with another password, the copy again, and a restore; the order of the tools rotates. Wall time, CPU time
-and peak memory are those of the whole process tree; stored bytes are the sizes of the files in the repository. All
-tools encrypt and compress with zstd 3 (restic: its default). keepfs opens its repositories with key files, as a
-password costs 0.2 s of Argon2id on purpose; that cost has a row of its own. Tools that are not installed are left
-out and named.
+repository with another password, the copy again, a restore, and a mount: the time until its files can be listed,
+`find -ls` cold and again, `cp -a` out of it, and 4 KiB reads at random places of its largest file (where one has 256 MiB),
+all after the page cache was dropped (a tool that needs a minute for `find` is stopped there). Of `A:B`, B is what A had become at the next backup. `plain` is the machine:
+`tar | zstd | openssl` for a backup, `cp -a` for a restore, for copying out of a mount and `find` for listing it.
+
+The order of the tools rotates. Wall time, CPU time and peak memory are those of the whole process tree; stored bytes
+are the sizes of the files in the repository. All tools encrypt and compress with zstd 3 (restic: its default). keepfs
+opens its repositories with key files, as a password costs 0.2 s of Argon2id on purpose. The source is a bind mount at
+one path, read once before. `--disk` makes a fresh ext4 of that size on a loop device: a file system that has been in use
+for long makes creating and removing files several times slower from one minute to the next. Tools that are not
+installed are left out and named; RESTIC, RUSTIC and BORG name their programs.
 """
-import argparse, json, os, resource, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, random, shutil, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEEPFS = os.path.join(HERE, "..", "target", "release", "keepfs")
+READS, READ_SECONDS_MAX, LARGE_BYTES = 3000, 10, 256 << 20
+COPY_OUT_FILES = 8000
+MOUNTED_SECONDS_MAX = 60
 
 
 def run(command, env):
     """Wall and CPU seconds, peak resident MiB of the largest process."""
     began = time.monotonic()
-    child = subprocess.Popen(["/bin/bash", "-euc", command], env={**os.environ, **env},
+    child = subprocess.Popen(["/bin/bash", "-euc", "-o", "pipefail", command], env={**os.environ, **env},
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     error = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
@@ -31,13 +40,32 @@ def run(command, env):
 
 
 def stored(path):
+    if os.path.isfile(path):
+        return os.path.getsize(path)
     return sum(os.lstat(os.path.join(d, f)).st_size for d, _, files in os.walk(path) for f in files)
 
 
+def drop_caches():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as control:
+        control.write("3\n")
+
+
 class Tool:
-    """Commands as shell lines; {w} is the tool's own directory, {c} the corpus, {o} where to restore."""
-    env = {}
+    """Commands as shell lines; {w} is the tool's own directory, {c} the source, {o} where to restore, {m} where to
+    mount. `mount` may stay in the foreground. `root` is where the newest backup of the source appears under {m}."""
+    env, copy, mount, root, unmount = {}, "", "", "{m}", "umount {m}"
     def found(self): return shutil.which(self.exe)
+
+
+class Plain(Tool):
+    name, exe = "plain", "openssl"
+    setup = "true"
+    backup = "tar -C {c} -c . | zstd -q -3 -T0 | openssl enc -aes-256-ctr -pbkdf2 -pass pass:a > {w}/a"
+    again = ""
+    restore = "cp -a {c}/. {o}"
+    root = "{c}"
+    unmount = "true"
 
 
 class Keepfs(Tool):
@@ -51,6 +79,8 @@ class Keepfs(Tool):
     again = backup
     copy = "{exe} --config {w}/c.toml copy --quiet a/bench b"
     restore = "{exe} --config {w}/c.toml restore --quiet a/bench/latest {o}"
+    mount = "{exe} --config {w}/c.toml mount --foreground {m}"
+    root = "{m}/a/bench/latest"
     env = {"XDG_CACHE_HOME": "{w}/cache"}
 
 
@@ -62,6 +92,8 @@ class Restic(Tool):
     again = backup
     copy = "RESTIC_PASSWORD=b {exe} -q -r {w}/b copy --from-repo {w}/a"
     restore = "{exe} -q restore latest --target {o}"
+    mount = "{exe} -q mount {m}"
+    root = "{m}/snapshots/latest"
 
 
 class Rustic(Tool):
@@ -72,6 +104,7 @@ class Rustic(Tool):
     again = backup
     copy = "cd {w} && {exe} copy $(test -d {w}/b || echo --init) --target t"
     restore = "{exe} restore latest {o}"
+    mount = "{exe} mount {m} latest"
 
 
 class Borg(Tool):
@@ -80,76 +113,188 @@ class Borg(Tool):
     setup = "{exe} init -e repokey-blake2 {w}/a; BORG_PASSPHRASE=b {exe} init -e repokey-blake2 {w}/b"
     backup = "cd {c} && {exe} create -C zstd,3 {w}/a::p$(date +%s%N) ."
     again = backup
-    copy = ""
-    restore = "cd {o} && {exe} extract {w}/a::$({exe} list --last 1 --format '{{archive}}' {w}/a)"
+    newest = "{w}/a::$({exe} list --last 1 --format '{{archive}}' {w}/a)"
+    restore = "cd {o} && {exe} extract " + newest
+    mount = "{exe} mount -f " + newest + " {m}"
+
+
+class Bench:
+    """One tool with one corpus, once."""
+
+    def __init__(self, tool, corpus, work, rep):
+        self.tool, self.states, self.rep = tool, corpus.split(":"), rep
+        self.corpus, self.rows = corpus, []
+        self.directory = tempfile.mkdtemp(prefix=f"bench-{tool.name}-", dir=work)
+        self.places = {"w": self.directory, "exe": tool.exe, **{key: f"{self.directory}/{name}" for key, name in
+                       (("c", "source"), ("o", "out"), ("m", "mount"))}}
+        for key in "com":
+            os.mkdir(self.places[key])
+        self.env = {key: self.line(value) for key, value in tool.env.items()}
+
+    def line(self, command):
+        return command.format(**self.places)
+
+    def note(self, step, **figures):
+        row = {"corpus": self.corpus, "tool": self.tool.name, "step": step, "rep": self.rep, **figures}
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    def step(self, name, command):
+        if command:
+            self.note(name, **run(self.line(command), self.env))
+            os.sync()
+
+    def show(self, state):
+        source = self.places["c"]
+        subprocess.run(["umount", "-q", source], stderr=subprocess.DEVNULL)
+        subprocess.run(["mount", "--bind", state, source], check=True)
+        subprocess.run(["bash", "-c", f"find '{source}' -type f -print0 | xargs -0 cat > /dev/null"], check=True)
+
+    def measure(self):
+        try:
+            self.show(self.states[0])
+            run(self.line(self.tool.setup), self.env)
+            self.step("backup", self.tool.backup)
+            self.rows[-1]["stored"] = stored(self.directory + "/a")
+            self.step("again", self.tool.again)
+            for state in self.states[1:]:
+                before = stored(self.directory + "/a")
+                self.show(state)
+                self.step(f"changed to {os.path.basename(state)}", self.tool.again)
+                if self.tool.again:
+                    self.rows[-1]["stored"] = stored(self.directory + "/a") - before
+            self.step("copy", self.tool.copy)
+            self.step("copy again", self.tool.copy)
+            self.step("restore", self.tool.restore)
+            shutil.rmtree(self.places["o"])
+            self.mounted()
+        finally:
+            subprocess.run(["umount", "-q", self.places["c"]], stderr=subprocess.DEVNULL)
+            if not os.path.ismount(self.places["c"]):
+                shutil.rmtree(self.directory, ignore_errors=True)
+        return self.rows
+
+    def mounted(self):
+        drop_caches()
+        began = time.monotonic()
+        served = self.tool.mount and subprocess.Popen(
+            ["/bin/bash", "-euc", "exec " + self.line(self.tool.mount)], env={**os.environ, **self.env},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            root = self.line(self.tool.root)
+            while not (os.path.isdir(root) and os.listdir(root)):
+                if served and served.poll() is not None:
+                    sys.exit(f"{self.tool.name} does not mount")
+                time.sleep(0.002)
+            self.note("mount", wall=time.monotonic() - began)
+            root = os.path.realpath(root)
+            patience = f"timeout {MOUNTED_SECONDS_MAX}"
+            self.step("find -ls, cold", f"{patience} find '{root}' -ls || test $? = 124")
+            self.step("find -ls, again", f"{patience} find '{root}' -ls || test $? = 124")
+            if self.rows[-1]["wall"] < MOUNTED_SECONDS_MAX:
+                self.copy_out(root)
+            self.random_reads(root)
+        finally:
+            subprocess.run(self.line(self.tool.unmount), shell=True, check=True)
+            if served:
+                served.wait()
+
+    def copy_out(self, root):
+        """The directory whose number of files is nearest to what a person might bring back at once."""
+        below = {}
+        for directory, names, files in os.walk(root, topdown=False):
+            below[directory] = len(files) + sum(below.get(os.path.join(directory, name), 0) for name in names)
+        chosen = min(below, key=lambda directory: (abs(below[directory] - COPY_OUT_FILES), directory))
+        if below[chosen] > 2 * COPY_OUT_FILES or below[chosen] < COPY_OUT_FILES // 8:
+            return
+        self.step("cp -a out", f"cp -a '{chosen}' {{o}}")
+        shutil.rmtree(self.places["o"], ignore_errors=True)
+
+    def random_reads(self, root):
+        """One reader, each place at most once; the file has not been read through this mount before."""
+        files = [os.path.join(d, f) for d, _, names in os.walk(root) for f in names]
+        for path in sorted(path for path in files if os.path.isfile(path) and os.lstat(path).st_size >= LARGE_BYTES):
+            drop_caches()
+            file = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+            times, began = [], time.monotonic()
+            for block in random.Random(1).sample(range(os.fstat(file).st_size // 4096), READS):
+                before = time.perf_counter()
+                os.pread(file, 4096, block * 4096)
+                times.append(time.perf_counter() - before)
+                if time.monotonic() - began > READ_SECONDS_MAX:
+                    break
+            os.close(file)
+            self.note(f"4 KiB at random of {os.path.basename(path)}", wall=statistics.median(times), rate=len(times) / sum(times))
+
+
+def shown(value, what):
+    if what == "stored":
+        return f"{value / 1e6:.2f} MB"
+    if what == "rss":
+        return f"{value:.0f} MiB"
+    return f"{value:.2f} s" if value >= 0.02 else f"{value * 1000:.2f} ms"
+
+
+def report(rows, corpora, tools):
+    def median(tool, corpus, step, what):
+        found = [row[what] for row in rows if (row["tool"], row["corpus"], row["step"]) == (tool, corpus, step) and what in row]
+        return statistics.median(found) if found else None
+    for corpus in corpora:
+        print(f"\n{corpus} (medians; keepfs as a share of each other in brackets)\n")
+        print("| step | " + " | ".join(tools) + " |\n|---|" + "---|" * len(tools))
+        ours_first = sorted((row for row in rows if row["corpus"] == corpus), key=lambda row: row["tool"] != "keepfs")
+        for step in dict.fromkeys(row["step"] for row in ours_first):
+            for what in ("wall", "rss", "stored"):
+                own = median("keepfs", corpus, step, what)
+                values = [(tool, median(tool, corpus, step, what)) for tool in tools]
+                cells = ["-" if value is None else shown(value, what) +
+                         (f" ({own / value:.2f})" if own is not None and tool != "keepfs" else "") for tool, value in values]
+                if any(value is not None for _, value in values) and not (what == "rss" and step.startswith(("find", "cp "))):
+                    print(f"| {step}, {what} | " + " | ".join(cells) + " |")
+
+
+def fresh_disk(size):
+    image = tempfile.mkstemp(prefix="bench-disk-")[1]
+    subprocess.run(["fallocate", "-l", size, image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", image], check=True)
+    directory = tempfile.mkdtemp(prefix="bench-work-")
+    subprocess.run(["mount", "-o", "loop,nodiscard,noatime", image, directory], check=True)
+    return image, directory
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", action="append", required=True)
     parser.add_argument("--work", default=tempfile.gettempdir())
+    parser.add_argument("--disk", help="work on a fresh ext4 of this size instead of in --work")
     parser.add_argument("--reps", type=int, default=3)
-    parser.add_argument("--tools", default="keepfs,restic,rustic,borg")
+    parser.add_argument("--tools", default="plain,keepfs,restic,rustic,borg")
     parser.add_argument("--json", help="also write every measurement to this file")
     options = parser.parse_args()
     wanted = options.tools.split(",")
-    tools = [tool() for tool in (Keepfs, Restic, Rustic, Borg) if tool.name in wanted]
+    tools = [tool() for tool in (Plain, Keepfs, Restic, Rustic, Borg) if tool.name in wanted]
     for tool in tools:
         if not tool.found():
             print(f"left out, not installed: {tool.name}")
     tools = [tool for tool in tools if tool.found()]
+    corpora = [":".join(os.path.realpath(state) for state in corpus.split(":")) for corpus in options.corpus]
+    image, work = fresh_disk(options.disk) if options.disk else (None, options.work)
     rows = []
-    for corpus in options.corpus:
-        corpus = os.path.realpath(corpus)
-        subprocess.run(["bash", "-c", f"find '{corpus}' -type f -print0 | xargs -0 cat > /dev/null"])
-        for rep in range(options.reps):
-            for tool in tools[rep % len(tools):] + tools[:rep % len(tools)]:
-                rows += measure(tool, corpus, options.work, rep)
-    report(rows, options.corpus)
+    try:
+        for corpus in corpora:
+            for rep in range(options.reps):
+                for tool in tools[rep % len(tools):] + tools[:rep % len(tools)]:
+                    rows += Bench(tool, corpus, work, rep).measure()
+    finally:
+        if image:
+            subprocess.run(["umount", work])
+            os.rmdir(work)
+            os.remove(image)
+    report(rows, corpora, [tool.name for tool in tools])
     if options.json:
         with open(options.json, "w") as output:
             json.dump(rows, output, indent=1)
-
-
-def measure(tool, corpus, work, rep):
-    directory = tempfile.mkdtemp(prefix=f"bench-{tool.name}-", dir=work)
-    rows = []
-    try:
-        places = {"w": directory, "c": corpus, "o": directory + "/out", "exe": tool.exe}
-        env = {key: value.format(**places) for key, value in tool.env.items()}
-        os.mkdir(places["o"])
-        run(tool.setup.format(**places), env)
-        for step in ("backup", "again", "copy", "copy again", "restore"):
-            command = getattr(tool, step.split()[0] if step != "again" else "again")
-            if not command:
-                continue
-            row = {"corpus": corpus, "tool": tool.name, "step": step, "rep": rep, **run(command.format(**places), env)}
-            if step == "backup":
-                row["stored"] = stored(directory + "/a")
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            os.sync()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    return rows
-
-
-def report(rows, corpora):
-    median = lambda tool, corpus, step, what: statistics.median(
-        [row[what] for row in rows if (row["tool"], row["corpus"], row["step"]) == (tool, os.path.realpath(corpus), step) and what in row] or [float("nan")])
-    names = list(dict.fromkeys(row["tool"] for row in rows))
-    for corpus in corpora:
-        print(f"\n{os.path.basename(os.path.normpath(corpus))} (medians; keepfs as a share of each peer in brackets)\n")
-        print("| step | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
-        for step in ("backup", "again", "copy", "copy again", "restore"):
-            for what, unit in (("wall", "s"), ("rss", "MiB")) + ((("stored", "MB"),) if step == "backup" else ()):
-                cells = []
-                own = median("keepfs", corpus, step, what)
-                for name in names:
-                    value = median(name, corpus, step, what)
-                    shown = value / 1e6 if what == "stored" else value
-                    cells.append(f"{shown:.2f}" + (f" ({own / value:.2f})" if name != "keepfs" else ""))
-                print(f"| {step}, {what} {unit} | " + " | ".join(cells) + " |")
 
 
 main()
