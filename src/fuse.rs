@@ -357,10 +357,11 @@ impl Filesystem for Shell {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
+        let caller = caller(request);
         self.run("lookup", move |filesystem| {
-            reply_entry(reply, filesystem.lookup(parent.0, &name));
+            reply_entry(reply, filesystem.lookup(parent.0, &name, caller));
         });
     }
 

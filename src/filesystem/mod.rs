@@ -20,6 +20,7 @@ mod errno;
 mod handle;
 mod holes;
 mod inode;
+mod latest;
 mod metrics;
 mod open;
 mod open_points;
@@ -127,6 +128,7 @@ pub struct FileSystem {
     holes: HoleCounts,
     read_ahead: ReadAhead,
     small_files: SmallFiles,
+    hidden_links: latest::Hidden,
     problems: Problems,
     /// Counters, for whoever speaks with the kernel.
     pub metrics: Metrics,
@@ -156,6 +158,7 @@ impl FileSystem {
             holes: HoleCounts::default(),
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
+            hidden_links: latest::Hidden::default(),
             problems: Problems::new(options.clock.clone()),
             metrics: Metrics::default(),
             options,

@@ -509,10 +509,18 @@ impl Catalog {
 
     /// Removes a backup: a new record says so. The caller has seen that it holds no point.
     pub fn remove_backup(&self, backup: &Backup) -> Result<()> {
-        let record = BackupRecord {
-            removed: true,
-            ..backup.record.clone()
-        };
+        let removed = true;
+        self.change_backup(
+            backup,
+            BackupRecord {
+                removed,
+                ..backup.record.clone()
+            },
+        )
+    }
+
+    /// Gives a backup a new record. Fails with `AlreadyExists` when somebody else changed it meanwhile.
+    pub fn change_backup(&self, backup: &Backup, record: BackupRecord) -> Result<()> {
         self.repository
             .create_document(Name::Backup(backup.id, backup.number + 1), &record)?;
         self.refresh()?;
