@@ -90,7 +90,9 @@
 //! ```
 //! Find the frames of the pack that the chunk's part of the stream (offset, length) touches, read them from the
 //! object, decrypt, decompress those that are shorter than their part of the stream, and cut the chunk out. Its
-//! BLAKE3 is its id: check it. Head, directory and trailer (`pack.rs`) say the same as the index, so that the index
+//! BLAKE3 is its id: check it. A frame is one zstd frame of one or more blocks: who needs only its first bytes may
+//! stop decompressing at the end of the block that holds the last of them, but decrypts all of it first, as the tag is that of
+//! the whole. Head, directory and trailer (`pack.rs`) say the same as the index, so that the index
 //! can be made anew from packs alone; a reader that has the index needs none of them.
 //!
 //! # From a point to its files
