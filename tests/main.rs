@@ -17,6 +17,7 @@ mod model;
 mod mount;
 mod mount_writes;
 mod planted;
+mod random_reads;
 mod reader;
 mod restore;
 mod s3;
