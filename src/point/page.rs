@@ -323,7 +323,9 @@ impl DirectoryWriter {
         self.leaf_bytes += 192 + entry.name.len() + extra + target;
         let hash = blake3::hash(&entry.name);
         self.leaf.push(entry);
-        if DIRECTORY_PAGE.closes(self.leaf.len(), Some(hash.as_bytes())) || self.leaf_bytes >= PAGE_BYTES {
+        if DIRECTORY_PAGE.closes(self.leaf.len(), Some(hash.as_bytes()))
+            || self.leaf_bytes >= PAGE_BYTES
+        {
             self.close_leaf(sink)?;
         }
         Ok(())
