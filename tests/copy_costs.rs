@@ -82,6 +82,10 @@ fn a_large_copy_makes_large_packs_in_bounded_memory_and_decompresses_nothing() {
     let host = large.host();
     let words = ["--json", "copy", "primary", "offsite"];
     let (first, memory) = run_and_watch(&host, &words);
+    eprintln!(
+        "a copy of {} MiB: {memory} bytes of anonymous memory",
+        large.data
+    );
     assert!((MIB..=MEMORY_MAX).contains(&memory), "{memory} bytes");
     assert_eq!(first["copied"], serde_json::json!(["web/one"]));
     assert_eq!(
@@ -203,6 +207,10 @@ fn a_hundred_changes_in_a_large_tree_cost_few_requests() {
     assert_eq!(report.record.counters.chunks_moved as usize, CHANGES);
     let gets = |site: &Site| site.store.count(Verb::Get) + site.store.count(Verb::GetRange);
     let (of_source, of_target) = (gets(&source), gets(&target));
+    eprintln!(
+        "{CHANGES} of {} files changed: {of_source} GETs of the source, {of_target} of the target",
+        files.len()
+    );
     assert!(of_source + of_target < 300, "{of_source} + {of_target}");
     let to = target.open();
     let contents = to.catalog.contents();
