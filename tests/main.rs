@@ -5,6 +5,7 @@ mod bad_input;
 mod broken_copies;
 mod cli;
 mod copy;
+mod copy_costs;
 mod crash;
 mod daemon_kills;
 mod damage;

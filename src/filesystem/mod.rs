@@ -42,6 +42,7 @@ pub use read::{Caching, Data};
 pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
+use crate::config::Directories;
 use crate::point::Catalog;
 use directory::DirectoryHandle;
 use handle::Handles;
@@ -72,7 +73,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Owned by the calling user, 8 MiB of reading ahead.
+    /// Owned by the calling user, 8 MiB of reading ahead, the user's own state directory.
     fn default() -> Self {
         Self {
             // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
@@ -80,23 +81,10 @@ impl Default for Options {
             // SAFETY: as above.
             gid: unsafe { libc::getegid() },
             read_ahead_bytes: 8 << 20,
-            state_directory: state_directory(),
+            state_directory: Directories::of_user().state,
             clock: Clock::system(),
         }
     }
-}
-
-/// `/var/lib/keepfs` for root, `$XDG_STATE_HOME/keepfs` or `~/.local/state/keepfs` for others.
-fn state_directory() -> PathBuf {
-    // SAFETY: geteuid reads a number of the process and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
-        return "/var/lib/keepfs".into();
-    }
-    if let Some(state) = std::env::var_os("XDG_STATE_HOME") {
-        return PathBuf::from(state).join("keepfs");
-    }
-    let home = std::env::var_os("HOME").unwrap_or_else(|| "/".into());
-    PathBuf::from(home).join(".local/state/keepfs")
 }
 
 /// What a lookup found.

@@ -3,15 +3,18 @@
 //! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
 //! a keyed hash of its backup and its name, and records are created only if absent.
 
+mod records;
+
 use super::newest::Newest;
 use super::record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::page::is_name;
-use crate::repository::{Repository, decode, encode};
+use crate::repository::{Repository, encode};
 use crate::store::names::{self, Name};
 use parking_lot::Mutex;
+use records::Records;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -175,125 +178,19 @@ impl Catalog {
         let (catalogues, points) = (listed(names::CATALOGUE)?, listed(names::POINTS)?);
         let mut state = self.state.lock();
         let mut problems = BTreeMap::new();
-        self.read_backups(&mut state, &backups, &mut problems)?;
-        self.read_catalogues(&mut state, &catalogues, &mut problems)?;
-        self.read_points(&mut state, &points, &mut problems)?;
-        self.read_trash(&mut state, &trash, &mut problems)?;
+        let mut records = Records {
+            repository: &self.repository,
+            state: &mut state,
+            problems: &mut problems,
+        };
+        records.read_backups(&backups)?;
+        records.read_catalogues(&catalogues)?;
+        records.read_points(&points)?;
+        records.read_trash(&trash)?;
         notice_older_state(&mut state, &points, &mut problems);
         state.contents = Arc::new(visible(&state, &points, problems));
         state.looked = Some(began);
         Ok(state.contents.clone())
-    }
-
-    fn read_backups(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        let mut newest = HashMap::new();
-        for name in listed {
-            if let Name::Backup(id, n) = name {
-                let highest = newest.entry(*id).or_insert(*n);
-                *highest = (*highest).max(*n);
-            }
-        }
-        state
-            .backups
-            .retain(|id, backup| newest.get(id) == Some(&backup.number));
-        for (id, number) in newest {
-            if state.backups.contains_key(&id) {
-                continue;
-            }
-            let name = Name::Backup(id, number);
-            if let Some(record) = noted(problems, name, self.repository.document(name))? {
-                state
-                    .backups
-                    .insert(id, Arc::new(Backup { id, number, record }));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_catalogues(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        for name in listed {
-            let Name::Catalogue(id) = name else { continue };
-            if state.catalogues.contains(id) {
-                continue;
-            }
-            let Some(catalogue) =
-                noted::<Catalogue>(problems, *name, self.repository.document(*name))?
-            else {
-                continue;
-            };
-            for entry in catalogue.points {
-                let key = (entry.id, entry.generation);
-                if let Some(point) = noted(problems, *name, point_of(key, &entry.record))? {
-                    state.records.entry(key).or_insert(Arc::new(point));
-                    state.covered.insert(key);
-                }
-            }
-            state.catalogues.insert(*id);
-        }
-        Ok(())
-    }
-
-    fn read_points(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        for name in listed {
-            let Name::Point(id, generation) = name else {
-                continue;
-            };
-            let key = (*id, *generation);
-            if state.records.contains_key(&key) {
-                continue;
-            }
-            let read = self
-                .repository
-                .document_bytes(*name)
-                .and_then(|bytes| point_of(key, &bytes));
-            if let Some(point) = noted(problems, *name, read)? {
-                state.records.insert(key, Arc::new(point));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_trash(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        let present: HashSet<_> = listed
-            .iter()
-            .filter_map(|name| match name {
-                Name::Trash(id, generation) => Some((*id, *generation)),
-                _ => None,
-            })
-            .collect();
-        state.trash.retain(|key, _| present.contains(key));
-        for key in present {
-            if state.trash.contains_key(&key) {
-                continue;
-            }
-            let name = Name::Trash(key.0, key.1);
-            // What cannot be read still hides its point: it was forgotten by somebody who held the key.
-            let trash: Option<Trash> = noted(problems, name, self.repository.document(name))?;
-            state
-                .trash
-                .insert(key, trash.is_none_or(|trash| !trash.undone));
-        }
-        Ok(())
     }
 
     /// The backup of this name, made if there is none.
@@ -540,33 +437,6 @@ fn taken(backup: &Backup, name: &[u8]) -> Error {
         String::from_utf8_lossy(name)
     );
     Error::new(Kind::AlreadyExists, message)
-}
-
-fn point_of((id, generation): (ObjectId, u64), bytes: &[u8]) -> Result<Point> {
-    Ok(Point {
-        id,
-        generation,
-        record: decode(bytes)?,
-        hash: *blake3::hash(bytes).as_bytes(),
-    })
-}
-
-/// What is damaged or gone is noted and passed over, so that everything else can be used; other failures are told.
-fn noted<T>(
-    problems: &mut BTreeMap<String, String>,
-    name: Name,
-    result: Result<T>,
-) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::WrongKey) => {
-            tracing::warn!("{name} cannot be read: {error}");
-            problems.insert(name.to_string(), error.to_string());
-            Ok(None)
-        }
-        Err(error) if error.kind() == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Notes backups of which the store shows less than this host has seen before.
