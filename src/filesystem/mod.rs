@@ -127,7 +127,7 @@ pub struct FileSystem {
     holes: HoleCounts,
     read_ahead: ReadAhead,
     small_files: SmallFiles,
-    problems: Problems,
+    problems: Arc<Problems>,
     /// Counters, for whoever speaks with the kernel.
     pub metrics: Metrics,
 }
@@ -156,7 +156,7 @@ impl FileSystem {
             holes: HoleCounts::default(),
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
-            problems: Problems::new(options.clock.clone()),
+            problems: Arc::new(Problems::new(options.clock.clone())),
             metrics: Metrics::default(),
             options,
         }

@@ -8,6 +8,7 @@
 mod bring;
 mod change;
 mod content;
+mod copied;
 mod journal;
 mod matching;
 mod read;
@@ -15,6 +16,7 @@ mod seal;
 mod state;
 
 pub(super) use change::{Facts, Made, TOP};
+pub(super) use copied::SealAs;
 pub(super) use state::{Body, OpenNode, State};
 
 use super::errno::{Answer, Failure, Rule};
@@ -54,6 +56,12 @@ struct Inner {
     /// The point it is a copy of, and whether references said so.
     from: Option<(Arc<CompletePoint>, bool)>,
     last_source: Option<Arc<SourceFile>>,
+    /// Calls that changed something.
+    calls: u64,
+    /// Whether a thread waits for the end of the tool's calls to seal the copy as it was written.
+    waits_for_quiet: bool,
+    /// Whether sealing has failed: the next attempt brings everything anew.
+    bring_again: bool,
 }
 
 /// A restore point that is being written.
@@ -154,6 +162,9 @@ impl OpenPoint {
                 journal,
                 from: None,
                 last_source: None,
+                calls: 0,
+                waits_for_quiet: false,
+                bring_again: false,
             }),
             settled: Condvar::new(),
         }
@@ -268,6 +279,12 @@ impl OpenPoint {
             .and_then(|node| node.places.first());
         let name = place.map_or(&inner.state.name, |(_, name)| name);
         String::from_utf8_lossy(name).into_owned()
+    }
+
+    /// Its path below the mount, for messages.
+    pub(super) fn path(&self) -> String {
+        let backup = self.repository.backup_name(self.backup);
+        format!("{}/{backup}/{}", self.repository.name, self.last_name(TOP))
     }
 
     /// Its name now.

@@ -4,22 +4,19 @@
 //! daemon that dies in between finds the point open and its name taken by an equal one.
 
 use super::content::{OpenContent, Place, Segment, SourceFile};
-use super::matching::is_whole;
 use super::read::read_source;
 use super::state::{Body, OpenNode};
-use super::{OpenPoint, PARTIAL, Stage, TOP};
+use super::{OpenPoint, Stage, TOP};
 use crate::backup::{Contents, Workers, tree_sink};
-use crate::copy::bring_point;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::Answer;
 use crate::filesystem::inode::number;
 use crate::filesystem::repositories::CompletePoint;
 use crate::id::ChunkId;
 use crate::point::{
-    Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Origin,
-    Owner, Point, PointRecord, Source, Tree,
+    Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Owner,
+    Point, PointRecord, Source, Tree,
 };
-use crate::progress::Progress;
 use crate::repository::{Lane, Writer};
 use crossbeam_channel::bounded;
 use std::sync::Arc;
@@ -28,31 +25,6 @@ use std::sync::Arc;
 const PIECE_BYTES: u64 = 4 << 20;
 
 impl OpenPoint {
-    /// Seals in the background once the point is a whole copy of another. Whoever may not give it the owners and
-    /// set-id bits of that one must seal it by name.
-    pub(in crate::filesystem) fn seal_if_whole(self: &Arc<Self>) {
-        let from = {
-            let mut inner = self.inner.lock();
-            let Some((from, _)) = inner.from.clone() else {
-                return;
-            };
-            let open = matches!(inner.stage, Stage::Open);
-            if !open || inner.state.name.ends_with(PARTIAL) || !is_whole(&inner.state, &from) {
-                return;
-            }
-            inner.stage = Stage::Sealing(Some(from.clone()));
-            from
-        };
-        let open = self.clone();
-        std::thread::spawn(move || {
-            let sealed = open.commit_copy(&from);
-            if let Err(error) = &sealed {
-                tracing::warn!("{}: {error}", open.directory.display());
-            }
-            open.end_sealing(sealed);
-        });
-    }
-
     /// Seals the point as it was written, under this name. Returns when it is durable; on failure it stays open.
     pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8]) -> Answer<()> {
         {
@@ -66,7 +38,7 @@ impl OpenPoint {
             Self::require_open(&inner)?;
             inner.stage = Stage::Sealing(None);
         }
-        let sealed = self.commit_written(name);
+        let sealed = self.commit_written(name, None);
         let failure = sealed
             .as_ref()
             .err()
@@ -75,7 +47,7 @@ impl OpenPoint {
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn end_sealing(&self, sealed: Result<Arc<Point>>) {
+    pub(super) fn end_sealing(&self, sealed: Result<Arc<Point>>) {
         let mut inner = self.inner.lock();
         inner.stage = match sealed {
             Ok(point) => {
@@ -86,12 +58,15 @@ impl OpenPoint {
                     point,
                 }))
             }
-            Err(_) => Stage::Open,
+            Err(_) => {
+                inner.bring_again = true;
+                Stage::Open
+            }
         };
         self.settled.notify_all();
     }
 
-    fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
+    pub(super) fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
         let backup = self.repository.backup(self.backup).ok_or_else(|| {
             Error::new(
                 Kind::NotFound,
@@ -103,36 +78,14 @@ impl OpenPoint {
             .commit(backup.name(), Draft { record })
     }
 
-    /// The point is the one it was copied from: its trees, its attributes.
-    fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
-        let source = from.repository.catalog.repository();
-        let name = self.name();
-        if source.id() != self.repository.catalog.repository().id() {
-            let transfer = self.bringer.transfer(from.trees())?;
-            if !bring_point(&transfer, &from.point.record, &Progress::default())? {
-                let message = "trees of the point cannot be read; run `keepfs check`";
-                return Err(Error::new(Kind::Damaged, message));
-            }
-            // Through the queue: everything wanted before is waited for as well.
-            self.bringer.finish()?;
-            transfer.finish()?;
-        }
-        let record = PointRecord {
-            name,
-            origin: Some(Origin {
-                repository: source.id(),
-                point: from.point.id,
-                generation: from.point.generation,
-            }),
-            ..from.point.record.clone()
-        };
-        self.commit(record)
-    }
-
-    fn commit_written(&self, name: &[u8]) -> Result<Arc<Point>> {
-        if self.bringer.check().is_err() {
+    /// The point is what its changes made. A copy keeps what its source says of the time and the host it was read at.
+    pub(super) fn commit_written(
+        &self,
+        name: &[u8],
+        copy_of: Option<&CompletePoint>,
+    ) -> Result<Arc<Point>> {
+        if self.forget_failure() {
             // What failed before is tried once more: the person who seals may have mended it.
-            self.bringer.try_again();
             let sources: Vec<_> = self.inner.lock().state.sources.values().cloned().collect();
             sources.iter().for_each(|source| self.bringer.want(source));
         }
@@ -155,10 +108,11 @@ impl OpenPoint {
         self.bringer.finish()?;
         writer.flush()?;
         let top = self.described(TOP)?;
+        let source = copy_of.map(|from| from.point.record.source.clone());
         let record = PointRecord {
             backup: self.backup,
             name: name.to_vec(),
-            time: self.started,
+            time: copy_of.map_or(self.started, |from| from.point.record.time),
             sealed: repository.now(),
             sequence: 0,
             previous: [0; 32],
@@ -169,11 +123,11 @@ impl OpenPoint {
             tree,
             side: Content::Empty,
             side_bytes: 0,
-            source: Source {
+            source: source.unwrap_or_else(|| Source {
                 host: crate::repository::host_name(),
                 paths: Vec::new(),
-            },
-            origin: None,
+            }),
+            origin: copy_of.map(CompletePoint::origin),
             program: String::new(),
             more: Vec::new(),
         };
