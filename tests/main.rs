@@ -20,6 +20,7 @@ mod planted;
 mod reader;
 mod restore;
 mod s3;
+mod self_seal;
 mod servers;
 mod sites;
 mod stores;

@@ -10,6 +10,7 @@ mod change;
 mod content;
 mod copied;
 mod journal;
+mod list;
 mod matching;
 mod read;
 mod seal;
@@ -17,6 +18,7 @@ mod state;
 
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
+pub use list::{OpenPointFacts, open_points};
 pub(super) use state::{Body, OpenNode, State};
 
 use super::errno::{Answer, Failure, Rule};
