@@ -1,8 +1,10 @@
 //! Copies that seal themselves, through a real mount and by real tools: when, as what, and never too early.
 
+use crate::backup::entries;
 use crate::engine::{Bench, full, seed};
 use crate::mount::{Mount, back_up, catalog, run, same_trees, try_run};
 use crate::mount_writes::{becomes_complete, mount_both, settings, state_of, try_unmatched, two};
+use keepfs::point::Trees;
 use keepfs::repository::Settings;
 use keepfs::store::MemoryStore;
 use keepfs::store::faults::{FaultyStore, Stop};
@@ -323,5 +325,32 @@ fn a_copy_by_another_user_seals_as_it_was_written() {
             assert_eq!(fact(same, &copy), fact(same, &plain.point));
         }
         fails_with("Read-only", &format!("chmod 600 {target}/point/tool"));
+    }
+}
+
+#[test]
+fn what_is_sealed_as_written_holds_the_names_of_owners() {
+    let (primary, offsite) = (Bench::new(&settings()), Bench::new(&settings()));
+    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
+    run(&format!(
+        "cd '{}'; mkdir -p offsite/host/new.partial/d; echo x > offsite/host/new.partial/d/file
+         echo y > offsite/host/new.partial/other; chown 4000000000 offsite/host/new.partial/other
+         mv offsite/host/new.partial offsite/host/new; cp -al offsite/host/new offsite/host/next.partial
+         mv offsite/host/next.partial offsite/host/next",
+        mount.path().display()
+    ));
+    let contents = catalog(&offsite).contents();
+    let trees = Arc::new(Trees::new(offsite.open()));
+    for name in ["new", "next"] {
+        let point = contents.point(b"host", name.as_bytes()).unwrap();
+        let entries = entries(&trees, point);
+        let named = |path: &str| {
+            let owner = &entries[path.as_bytes()].attributes.owner;
+            (owner.uid, owner.user.clone(), owner.group.clone())
+        };
+        let root = (0, b"root".to_vec(), b"root".to_vec());
+        assert_eq!((named("d"), named("d/file")), (root.clone(), root.clone()));
+        assert_eq!(named("other"), (4_000_000_000, Vec::new(), root.2));
+        assert_eq!(point.record.owner.user, b"root");
     }
 }

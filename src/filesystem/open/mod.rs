@@ -12,6 +12,7 @@ mod copied;
 mod journal;
 mod list;
 mod matching;
+mod owners;
 mod read;
 mod seal;
 mod state;
@@ -438,7 +439,13 @@ impl OpenPoint {
             gid: attributes.owner.gid,
             mtime: attributes.mtime,
         };
-        self.make(parent, name, made, facts, attributes.xattrs.clone())
+        let node = self.make(parent, name, made, facts, attributes.xattrs.clone())?;
+        let mut inner = self.inner.lock();
+        if Self::require_open(&inner).is_ok() {
+            let owner = (*attributes.owner).clone();
+            self.change(&mut inner, Change::Owner { node, owner })?;
+        }
+        Ok(node)
     }
 
     /// Another name for a node.

@@ -4,6 +4,7 @@
 //! daemon that dies in between finds the point open and its name taken by an equal one.
 
 use super::content::{OpenContent, Place, Segment, SourceFile};
+use super::owners::Owners;
 use super::read::read_source;
 use super::state::{Body, OpenNode};
 use super::{OpenPoint, Stage, TOP};
@@ -19,6 +20,7 @@ use crate::point::{
 };
 use crate::repository::{Lane, Writer};
 use crossbeam_channel::bounded;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Referred bytes that are read at a time where they cannot be taken as chunks.
@@ -92,22 +94,23 @@ impl OpenPoint {
         let repository = self.repository.catalog.repository();
         let writer = Arc::new(Writer::new(repository.clone(), None)?);
         let workers = Workers::new(2);
-        let tree = std::thread::scope(|scope| {
+        let (tree, top) = std::thread::scope(|scope| {
             let (hold, done) = bounded(0);
             let working = &workers;
             scope.spawn(move || working.work(&done));
             let sealing = Sealing {
                 open: self,
+                from: self.inner.lock().from.clone().map(|(from, _)| from),
+                owners: RefCell::default(),
                 contents: Contents::new(writer.clone()),
                 workers: &workers,
             };
-            let tree = sealing.directory(TOP);
+            let top = sealing.top();
             drop(hold);
-            tree
+            top
         })?;
         self.bringer.finish()?;
         writer.flush()?;
-        let top = self.described(TOP)?;
         let source = copy_of.map(|from| from.point.record.source.clone());
         let record = PointRecord {
             backup: self.backup,
@@ -133,33 +136,13 @@ impl OpenPoint {
         };
         self.commit(record)
     }
-
-    /// The attributes of a node as a tree says them.
-    fn described(&self, node: u64) -> Result<Attributes> {
-        let described = self.node(node, |known| {
-            let links = known.places.len().max(1) as u32;
-            Attributes {
-                mode: known.facts.mode,
-                owner: Arc::new(Owner {
-                    uid: known.facts.uid,
-                    gid: known.facts.gid,
-                    ..Owner::default()
-                }),
-                mtime: known.facts.mtime,
-                xattrs: known.xattrs.clone(),
-                links,
-                link_group: match links {
-                    1 => 0,
-                    _ => number(&[b"group", &node.to_le_bytes()]),
-                },
-            }
-        });
-        described.map_err(Error::from)
-    }
 }
 
 struct Sealing<'a> {
     open: &'a OpenPoint,
+    /// The point it is a copy of, whole or not.
+    from: Option<Arc<CompletePoint>>,
+    owners: RefCell<Owners>,
     contents: Contents,
     workers: &'a Workers,
 }
@@ -171,20 +154,55 @@ enum Sealed {
 }
 
 impl Sealing<'_> {
+    fn top(&self) -> Result<(Tree, Attributes)> {
+        let owner = self.from.as_ref().map(|from| &from.point.record.owner);
+        let owner = owner.map(|owner| Arc::new(owner.clone()));
+        Ok((self.directory(TOP)?, self.described(TOP, owner)?))
+    }
+
+    /// The attributes of a node as a tree says them; `twin` owns what it is a copy of.
+    fn described(&self, node: u64, twin: Option<Arc<Owner>>) -> Result<Attributes> {
+        let described = self.open.node(node, |known| {
+            let links = known.places.len().max(1) as u32;
+            let sources = [twin, known.linked_owner.clone()];
+            Attributes {
+                mode: known.facts.mode,
+                owner: self.owners.borrow_mut().of(&known.facts, &sources),
+                mtime: known.facts.mtime,
+                xattrs: known.xattrs.clone(),
+                links,
+                link_group: match links {
+                    1 => 0,
+                    _ => number(&[b"group", &node.to_le_bytes()]),
+                },
+            }
+        });
+        described.map_err(Error::from)
+    }
+
+    /// Who owns the entry of this name in the directory that this one is a copy of.
+    fn twin_owner(&self, twin: Option<&Tree>, name: &[u8]) -> Option<Arc<Owner>> {
+        let found = self.from.as_ref()?.trees().lookup(twin?, name);
+        // What cannot be read there only lacks a name here.
+        Some(found.ok()??.attributes.owner.clone())
+    }
+
     fn directory(&self, node: u64) -> Result<Tree> {
         let mut directory = DirectoryWriter::default();
+        let twin = self.open.node(node, OpenNode::twin).map_err(Error::from)?;
         for (name, child) in self.open.names(node).map_err(Error::from)? {
+            let owner = self.twin_owner(twin.as_ref(), &name);
             let entry = self
-                .entry(name.clone(), child)
+                .entry(name.clone(), child, owner)
                 .map_err(|error| error.context(String::from_utf8_lossy(&name)))?;
             directory.push(Arc::new(entry), &mut tree_sink(&self.contents.writer))?;
         }
         directory.finish(&mut tree_sink(&self.contents.writer))
     }
 
-    fn entry(&self, name: Vec<u8>, node: u64) -> Result<Entry> {
+    fn entry(&self, name: Vec<u8>, node: u64, twin: Option<Arc<Owner>>) -> Result<Entry> {
         let body = self.open.node(node, sealed_body).map_err(Error::from)?;
-        let attributes = self.open.described(node)?;
+        let attributes = self.described(node, twin)?;
         let node = match body {
             Sealed::Directory => Node::Directory(self.directory(node)?),
             Sealed::File(content) => Node::File(self.file(&name, node, &content)?),
