@@ -5,7 +5,6 @@
 
 use super::content::{OpenContent, Place, Segment, SourceFile};
 use super::owners::Owners;
-use super::read::read_source;
 use super::state::{Body, OpenNode};
 use super::{OpenPoint, Stage, TOP};
 use crate::backup::{Contents, Workers, tree_sink};
@@ -268,29 +267,15 @@ impl Sealing<'_> {
         offset: u64,
         length: u64,
     ) -> Result<()> {
-        let trees = source.trees.as_ref().ok_or_else(|| {
-            Error::new(
-                Kind::Unreachable,
-                "the repository that this point was copied from is not mounted; mount it, too",
-            )
-        })?;
-        let end = offset + length;
-        for extent in trees.extents_from(&source.file, offset) {
-            let (begin, extent) = extent?;
-            if begin >= end {
-                break;
+        for part in source.parts(offset, offset + length)? {
+            let part = part?;
+            if part.chunk.is_none() || part.whole {
+                self.push(writer, part.length(), part.chunk)?;
+                continue;
             }
-            let (from, upto) = (offset.max(begin), end.min(begin + extent.length));
-            let whole = upto - from == extent.length;
-            match extent.chunk {
-                None => self.push(writer, upto - from, None)?,
-                Some(id) if whole => self.push(writer, extent.length, Some(id))?,
-                Some(_) => {
-                    let mut bytes = Vec::new();
-                    read_source(source, from, upto - from, &mut bytes)?;
-                    self.cut(writer, &bytes)?;
-                }
-            }
+            let mut bytes = Vec::new();
+            source.read(&part, &mut bytes)?;
+            self.cut(writer, &bytes)?;
         }
         Ok(())
     }
