@@ -66,10 +66,13 @@ pub fn try_unmatched(point: &std::path::Path) -> String {
 }
 
 pub fn becomes_complete(point: &std::path::Path) -> bool {
-    (0..200).any(|_| {
+    let complete = (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
         state_of(point) == "complete"
-    })
+    });
+    // The kernel may keep what it knew of the open point for one second.
+    std::thread::sleep(Duration::from_millis(1200));
+    complete
 }
 
 impl Two {

@@ -80,6 +80,7 @@ impl OpenPoint {
                 last_source: None,
                 calls: 0,
                 waits_for_quiet: false,
+                seals_as: None,
                 bring_again: false,
             }),
             settled: Condvar::new(),

@@ -38,6 +38,7 @@ impl OpenPoint {
         let Some(from) = whole_copy_of(&inner) else {
             return;
         };
+        inner.seals_as = Some(like);
         match like {
             SealAs::Source => {
                 inner.stage = Stage::Sealing(Some(from.clone()));
@@ -65,7 +66,7 @@ impl OpenPoint {
     }
 
     /// The point is the one it was copied from: its trees, its attributes.
-    fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
+    pub(super) fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
         self.forget_failure();
         let source = from.repository.catalog.repository();
         let name = self.name();
@@ -118,7 +119,7 @@ impl OpenPoint {
 }
 
 /// The point that an open one is a whole copy of. A name that only a rename seals is none.
-fn whole_copy_of(inner: &Inner) -> Option<Arc<CompletePoint>> {
+pub(super) fn whole_copy_of(inner: &Inner) -> Option<Arc<CompletePoint>> {
     let (from, _) = inner.from.as_ref()?;
     let may_seal = matches!(inner.stage, Stage::Open) && !inner.state.name.ends_with(PARTIAL);
     (may_seal && is_whole(&inner.state, from)).then(|| from.clone())

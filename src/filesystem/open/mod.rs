@@ -68,6 +68,8 @@ struct Inner {
     calls: u64,
     /// Whether a thread waits for the end of the tool's calls to seal the copy as it was written.
     waits_for_quiet: bool,
+    /// What it was going to become when it sealed itself.
+    seals_as: Option<SealAs>,
     /// Whether sealing has failed: the next attempt brings everything anew.
     bring_again: bool,
 }

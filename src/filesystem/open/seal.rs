@@ -4,6 +4,7 @@
 //! daemon that dies in between finds the point open and its name taken by an equal one.
 
 use super::content::{OpenContent, Place, Segment, SourceFile};
+use super::copied::{SealAs, whole_copy_of};
 use super::owners::Owners;
 use super::state::{Body, OpenNode};
 use super::{OpenPoint, Stage, TOP};
@@ -26,9 +27,10 @@ use std::sync::Arc;
 const PIECE_BYTES: u64 = 4 << 20;
 
 impl OpenPoint {
-    /// Seals the point as it was written, under this name. Returns when it is durable; on failure it stays open.
+    /// Seals the point under this name: as it was written, unless it is a copy that tried to seal itself. Returns when
+    /// it is durable; on failure it stays open.
     pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8]) -> Answer<()> {
-        {
+        let copy = {
             let mut inner = self.inner.lock();
             while matches!(inner.stage, Stage::Sealing(_)) {
                 self.settled.wait(&mut inner);
@@ -37,9 +39,20 @@ impl OpenPoint {
                 return Ok(());
             }
             Self::require_open(&inner)?;
-            inner.stage = Stage::Sealing(None);
-        }
-        let sealed = self.commit_written(name, None);
+            // A copy that could not seal itself becomes now what it would have become.
+            let like = inner.seals_as.filter(|_| inner.state.name == name);
+            let copy = like.and_then(|like| Some((like, whole_copy_of(&inner)?)));
+            inner.stage = match &copy {
+                Some((SealAs::Source, from)) => Stage::Sealing(Some(from.clone())),
+                _ => Stage::Sealing(None),
+            };
+            copy
+        };
+        let sealed = match &copy {
+            Some((SealAs::Source, from)) => self.commit_copy(from),
+            Some((SealAs::Written, from)) => self.commit_written(name, Some(from)),
+            None => self.commit_written(name, None),
+        };
         let failure = sealed
             .as_ref()
             .err()
