@@ -431,6 +431,42 @@ fn a_mount_is_ready_when_the_command_returns_and_gone_after_umount() {
     assert!(names.expect("lists") >= 2, "all configured repositories");
     assert!(!host.path("mnt/primary").exists());
 
+    // What was begun there and not finished is listed, mounted or not, with what to do.
+    assert_eq!(host.expect(0, &["points", "--open"]), "");
+    host.expect(0, &["mount", "mnt"]);
+    let begun = host.path("mnt/offsite/web");
+    let write = || {
+        std::fs::create_dir(&begun)?;
+        std::fs::create_dir(begun.join("mine.partial"))?;
+        std::fs::write(begun.join("mine.partial/letter"), "Dear Bob")
+    };
+    let written = write();
+    let mounted = host.run(&["points", "--open", "--json"]);
+    host.expect(0, &["umount", "mnt"]);
+    written.expect("writes");
+    assert_code(&mounted, 0);
+    let mounted: Value = serde_json::from_slice(&mounted.stdout).expect("JSON");
+    let unmounted = host.json(&["points", "--open", "--json", "offsite/web"]);
+    for report in [&mounted, &unmounted] {
+        let point = &report["points"][0];
+        assert_eq!(point["path"], "offsite/web/mine.partial");
+        assert_eq!(
+            (&point["entries"], &point["bytes"]),
+            (&Value::from(1), &Value::from(8))
+        );
+        assert!(point["age_seconds"].is_u64());
+    }
+    assert!(
+        host.expect(0, &["points", "--open"])
+            .contains("mv mine.partial mine")
+    );
+    assert_eq!(host.expect(0, &["points", "--open", "primary"]), "");
+    host.expect(0, &["mount", "mnt"]);
+    let sealed = std::fs::rename(begun.join("mine.partial"), begun.join("mine"));
+    host.expect(0, &["umount", "mnt"]);
+    sealed.expect("seals");
+    assert_eq!(host.expect(0, &["points", "--open"]), "");
+
     // What cannot be mounted is told by the command itself, not by a process in the background.
     std::fs::write(host.path("wrong"), "wrong").expect("writes");
     host.complaint(12, &["--password-file", "wrong", "mount", "primary", "mnt"]);

@@ -23,6 +23,7 @@ mod reader;
 mod restore;
 mod s3;
 mod scopes;
+mod self_seal;
 mod servers;
 mod sites;
 mod stores;

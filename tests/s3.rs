@@ -2,6 +2,7 @@
 
 use crate::backup::one_of_everything;
 use crate::mount::{run, same_trees, try_run};
+use crate::mount_writes::becomes_complete;
 use crate::servers::{AZURITE_KEY, S3_SECRET, azurite_container, seaweedfs_bucket};
 use keepfs::store::CloudOptions;
 use std::path::{Path, PathBuf};
@@ -133,22 +134,21 @@ fn a_copy_in_s3_is_all_that_is_needed() {
     host.shell("echo more > source/more; cp source/random source/a/moved");
     host.keepfs(&["backup", "source", "primary/host/second"]);
     host.keepfs(&["mount", "mnt"]);
-    host.shell(
-        "mkdir mnt/offsite/host2; cp -a mnt/primary/host/second mnt/offsite/host2/second.partial",
-    );
-    host.shell("mv mnt/offsite/host2/second.partial mnt/offsite/host2/second");
+    host.shell("cp -a mnt/primary/host/second mnt/offsite/host/");
+    let second = host.path("mnt/offsite/host/second");
+    assert!(becomes_complete(&second), "it seals itself");
+    nothing_to_sync(&source, &second);
     host.keepfs(&["umount", "mnt"]);
 
     // A new host after a fire: no primary repository, no key of it, no cache.
     host.shell("rm -rf primary primary.key cache state");
     host.configure(&cloud(&url, &options));
     host.keepfs(&["mount", "mnt"]);
-    let second = host.path("mnt/offsite/host2/second");
     nothing_to_sync(&source, &second);
     same_trees(&source, &second);
     host.keepfs(&["umount", "mnt"]);
     host.is_sound("offsite");
-    host.keepfs(&["restore", "offsite/host2/second", "restored"]);
+    host.keepfs(&["restore", "offsite/host/second", "restored"]);
     nothing_to_sync(&source, &host.path("restored"));
     same_trees(&source, &host.path("restored"));
     // The copy by the verb, too.

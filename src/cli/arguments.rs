@@ -83,7 +83,11 @@ Only chunks that the target lacks move. Repositories may have different password
     #[command(after_help = "Examples:
   keepfs points                                          of all configured repositories
   keepfs points primary/home
-  keepfs points --json primary | jq -r '.[].backups[].points[].name'")]
+  keepfs points --json primary | jq -r '.[].backups[].points[].name'
+  keepfs points --open                                   what is being written on this host, or was left unfinished
+  keepfs points --open --json | jq -r '.points[] | select(.age_seconds > 86400).path'
+
+An open point is finished in the mount: with `mv NAME.partial NAME`, with `keepfs seal`, or by running the same copy again; rmdir discards it.")]
     Points(Points),
     /// Show how two restore points differ
     #[command(after_help = "Examples:
@@ -240,6 +244,9 @@ pub struct Points {
     /// Of which; all configured repositories without it
     #[arg(value_name = "REPO[/BACKUP[/POINT]]")]
     pub place: Option<OsString>,
+    /// The open points of this host instead, with their age and how to finish them
+    #[arg(long)]
+    pub open: bool,
 }
 
 #[derive(Args, Debug)]

@@ -3,12 +3,13 @@
 use super::exit;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
-    KeysReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
+    KeysReport, OpenReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
 };
 use crate::error::{Error, Result};
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// A report that can be shown.
 pub trait Show: Serialize {
@@ -201,6 +202,31 @@ impl Show for PointsReport {
             writeln!(out, "unreadable: {object}: {reason}")?;
         }
         Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        if self.problems.is_empty() {
+            exit::DONE
+        } else {
+            exit::WARNINGS
+        }
+    }
+}
+
+impl Show for OpenReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for point in &self.points {
+            writeln!(
+                out,
+                "{}  open for {}  {} entries  {}",
+                point.path,
+                HumanDuration(Duration::from_secs(point.age_seconds)),
+                count(point.entries),
+                bytes(point.bytes)
+            )?;
+            writeln!(out, "  {}", point.next)?;
+        }
+        problems(out, "unreadable", &self.problems)
     }
 
     fn code(&self) -> u8 {

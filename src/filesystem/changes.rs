@@ -6,7 +6,7 @@ use super::directory::latest_node;
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What};
 use super::latest::{LATEST, is_latest};
-use super::open::{Facts, Made, OpenPoint, TOP};
+use super::open::{Facts, Made, OpenPoint, SealAs, TOP};
 use super::read::{FileHandle, OpenedContent, read_only};
 use super::repositories::MountedRepository;
 use super::xattrs::RESERVED;
@@ -132,11 +132,24 @@ impl FileSystem {
         }
     }
 
-    /// A copy gets its source's owners and set-id bits, which only root and the daemon's owner may give.
+    /// A copy gets its source's owners and set-id bits, which only root and the daemon's owner may give; a copy by
+    /// others is sealed as they wrote it.
     pub(super) fn seal_if_whole(&self, open: &Arc<OpenPoint>) {
-        if open.maker == 0 || open.maker == self.options.uid {
-            open.seal_if_whole();
-        }
+        let may_give = open.maker == 0 || open.maker == self.options.uid;
+        let like = if may_give {
+            SealAs::Source
+        } else {
+            SealAs::Written
+        };
+        let problems = self.problems.clone();
+        open.seal_if_whole(like, move |open, error| {
+            let sentence = format!(
+                "{}: the copy is whole, but could not be sealed and stays open: {error}; seal it with `keepfs seal`, or \
+                 discard it with rmdir",
+                open.path()
+            );
+            problems.note(open.ino(TOP), sentence);
+        });
     }
 
     /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.

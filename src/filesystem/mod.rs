@@ -38,6 +38,7 @@ pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;
 pub use metrics::Metrics;
+pub use open::{OpenPointFacts, open_points};
 pub use read::{Caching, Data};
 pub use statfs::Room;
 
@@ -117,7 +118,7 @@ pub struct FileSystem {
     read_ahead: ReadAhead,
     small_files: SmallFiles,
     hidden_links: latest::Hidden,
-    problems: Problems,
+    problems: Arc<Problems>,
     /// Counters, for whoever speaks with the kernel.
     pub metrics: Metrics,
 }
@@ -147,7 +148,7 @@ impl FileSystem {
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
             hidden_links: latest::Hidden::default(),
-            problems: Problems::new(options.clock.clone()),
+            problems: Arc::new(Problems::new(options.clock.clone())),
             metrics: Metrics::default(),
             options,
         }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::id::ObjectId;
-use crate::point::{Backup, Catalog, Contents, Point, Trees};
+use crate::point::{Backup, Catalog, Contents, Origin, Point, Trees};
 use crate::store::Space;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -104,6 +104,15 @@ impl CompletePoint {
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.repository, &other.repository)
             && (self.point.id, self.point.generation) == (other.point.id, other.point.generation)
+    }
+
+    /// This point as the record of a copy names it.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            repository: self.repository.catalog.repository().id(),
+            point: self.point.id,
+            generation: self.point.generation,
+        }
     }
 
     /// The trees it is read through.
