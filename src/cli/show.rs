@@ -265,6 +265,13 @@ impl Show for CheckReport {
                 number => format!("{} problems", count(number)),
             }
         )?;
+        if found.packs_hashed > 0 {
+            let packs = count(found.packs_hashed);
+            writeln!(
+                out,
+                "  {packs} packs that came unhashed from other repositories are now hashed and believed"
+            )?;
+        }
         if found.unreferenced_packs > 0 {
             let (packs, size) = (
                 count(found.unreferenced_packs),
