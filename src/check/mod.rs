@@ -13,7 +13,8 @@
 //! 5. for all damage found, which files of which points it costs (`lost`).
 //!
 //! Two losses cannot be seen from within: that of a key slot or a newest record, as if it had never been written, and
-//! that of a catalogue, which holds copies only.
+//! that of a catalogue, which holds copies only. A newest record that this host has seen and that is not there is a
+//! warning, as are records of a second live copy.
 
 mod data;
 mod findings;
@@ -76,6 +77,8 @@ pub struct Report {
     pub unreferenced_packs: u64,
     /// Their bytes.
     pub unreferenced_bytes: u64,
+    /// What this host has seen of the repository before and what does not fit it now: an older state, a second copy.
+    pub warnings: Vec<String>,
     /// The first thousand problems.
     pub problems: Vec<Problem>,
     /// All problems.
@@ -110,6 +113,7 @@ struct Context<'a> {
 /// stop, or a point that was asked for is not there. Everything else is in the report.
 pub fn check(catalog: &Catalog, options: &Options, progress: &Progress) -> Result<Report> {
     let recorder = catalog.repository();
+    let mut contradictions = catalog.contents().contradictions.clone();
     let cache = Cache::of(recorder);
     let repository = recorder.afresh(&cache.0)?;
     let catalog = Catalog::open(repository.clone())?;
@@ -121,7 +125,11 @@ pub fn check(catalog: &Catalog, options: &Options, progress: &Progress) -> Resul
         recorder,
         unhashed: Mutex::default(),
     };
-    let mut report = Report::default();
+    contradictions.extend(catalog.contents().contradictions.clone());
+    let mut report = Report {
+        warnings: contradictions.into_values().collect(),
+        ..Report::default()
+    };
     records::check(&context, &catalog)?;
     let points = chosen(&catalog, options)?;
     report.points = points.len() as u64;

@@ -245,6 +245,9 @@ impl Show for SealReport {
 impl Show for CheckReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let found = &self.found;
+        for warning in &found.warnings {
+            writeln!(out, "warning: {warning}")?;
+        }
         for problem in &found.problems {
             writeln!(out, "damaged: {}: {}", problem.object, problem.sentence)?;
             for path in &problem.lost {
@@ -286,10 +289,10 @@ impl Show for CheckReport {
     }
 
     fn code(&self) -> u8 {
-        if self.found.is_clean() {
-            exit::DONE
-        } else {
-            exit::FAILED
+        match (self.found.is_clean(), self.found.warnings.is_empty()) {
+            (false, _) => exit::FAILED,
+            (true, false) => exit::WARNINGS,
+            (true, true) => exit::DONE,
         }
     }
 }

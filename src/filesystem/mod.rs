@@ -146,6 +146,10 @@ impl FileSystem {
             .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
             .collect();
         let repositories = Arc::new(repositories);
+        let problems = Problems::new(options.clock.clone());
+        for sentence in repositories::mounted_twice(&repositories) {
+            problems.note(ROOT, sentence);
+        }
         Self {
             open_points: OpenPoints::resume(&options.state_directory, &repositories),
             started: options.clock.now(),
@@ -156,7 +160,7 @@ impl FileSystem {
             holes: HoleCounts::default(),
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
-            problems: Problems::new(options.clock.clone()),
+            problems,
             metrics: Metrics::default(),
             options,
         }
