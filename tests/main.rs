@@ -4,6 +4,7 @@ mod backup;
 mod bad_input;
 mod broken_copies;
 mod cli;
+mod clones;
 mod copy;
 mod crash;
 mod daemon_kills;
