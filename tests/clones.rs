@@ -162,7 +162,7 @@ fn a_mount_of_both_says_so() {
         let file = find(find(ROOT, ".keepfs"), "errors");
         let handle = tree.open(file, libc::O_RDONLY).unwrap();
         let read = tree.read(handle, 0, 1 << 16).unwrap();
-        String::from_utf8(read.as_ref().to_vec()).unwrap()
+        String::from_utf8(read.to_vec()).unwrap()
     };
     assert_eq!(errors(&[("one", "second"), ("again", "second")]), "");
     let said = errors(&[("one", "second"), ("other", "first")]);
