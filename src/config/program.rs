@@ -80,7 +80,7 @@ mod tests {
             "echo '{\"AccessKeyId\": \"a\", \"SecretAccessKey\": \"b\", \"Expiration\": \"swordfish\"}'",
             "echo swordfish; exit 3",
         ] {
-            let refused = keys(command).err().expect("refused");
+            let refused = keys(command).expect_err("refused");
             assert_eq!(refused.kind(), Kind::NoKey);
             assert!(!refused.message().contains("swordfish"), "{refused}");
         }
