@@ -427,7 +427,7 @@ fn the_bytes_of_format_1_decode_to_what_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let segment = format::map_index_body(&golden["index"], directory.path()).unwrap();
     assert_eq!((segment.pack_count(), segment.chunk_count()), (2, 6));
-    let found = segment.find(&chunk(9)).unwrap().unwrap();
+    let found = segment.find(&chunk(9)).unwrap().next().unwrap().unwrap();
     assert_eq!((found.pack, found.offset, found.length), (1, 50, 30));
     let pack = segment.pack(1).unwrap();
     let frame = segment.frame_at(&pack, found.offset).unwrap();

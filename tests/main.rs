@@ -4,6 +4,7 @@ mod backup;
 mod bad_input;
 mod broken_copies;
 mod cli;
+mod clones;
 mod copy;
 mod copy_costs;
 mod crash;
@@ -28,6 +29,7 @@ mod servers;
 mod sites;
 mod stores;
 mod together;
+mod trust;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

@@ -13,6 +13,8 @@ POINT may be `latest`.\n\n\
 Passwords come from --password-file, --key-file, the configuration, systemd credentials (keepfs.NAME, keepfs.password), \
 KEEPFS_PASSWORD, or a question on the terminal; never from the command line itself. Each given file is tried on each \
 repository of the command.\n\n\
+Keys of a cloud store come from credentials-command or access-key and secret-key of the configuration, from the usual AWS_*, \
+AZURE_* and GOOGLE_* variables, or, for S3, from ~/.aws/credentials and ~/.aws/config (AWS_PROFILE).\n\n\
 The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml.";
 
 /// A mounted backup file system.

@@ -271,6 +271,9 @@ impl Show for SealReport {
 impl Show for CheckReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let found = &self.found;
+        for warning in &found.warnings {
+            writeln!(out, "warning: {warning}")?;
+        }
         for problem in &found.problems {
             writeln!(out, "damaged: {}: {}", problem.object, problem.sentence)?;
             for path in &problem.lost {
@@ -291,6 +294,13 @@ impl Show for CheckReport {
                 number => format!("{} problems", count(number)),
             }
         )?;
+        if found.packs_hashed > 0 {
+            let packs = count(found.packs_hashed);
+            writeln!(
+                out,
+                "  {packs} packs that came unhashed from other repositories are now hashed and believed"
+            )?;
+        }
         if found.unreferenced_packs > 0 {
             let (packs, size) = (
                 count(found.unreferenced_packs),
@@ -305,10 +315,10 @@ impl Show for CheckReport {
     }
 
     fn code(&self) -> u8 {
-        if self.found.is_clean() {
-            exit::DONE
-        } else {
-            exit::FAILED
+        match (self.found.is_clean(), self.found.warnings.is_empty()) {
+            (false, _) => exit::FAILED,
+            (true, false) => exit::WARNINGS,
+            (true, true) => exit::DONE,
         }
     }
 }

@@ -137,6 +137,10 @@ impl FileSystem {
             .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
             .collect();
         let repositories = Arc::new(repositories);
+        let problems = Problems::new(options.clock.clone());
+        for sentence in repositories::mounted_twice(&repositories) {
+            problems.note(ROOT, sentence);
+        }
         Self {
             open_points: OpenPoints::resume(&options.state_directory, &repositories),
             started: options.clock.now(),
@@ -148,7 +152,7 @@ impl FileSystem {
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
             hidden_links: latest::Hidden::default(),
-            problems: Arc::new(Problems::new(options.clock.clone())),
+            problems: Arc::new(problems),
             metrics: Metrics::default(),
             options,
         }

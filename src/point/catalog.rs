@@ -67,8 +67,10 @@ pub struct Contents {
     pub backups: BTreeMap<Vec<u8>, Arc<Backup>>,
     /// Visible points of each backup, by name.
     pub points: HashMap<ObjectId, BTreeMap<Vec<u8>, Arc<Point>>>,
-    /// Records that cannot be read, by object name, with the reason.
+    /// Records that cannot be read, by object name, with the reason; and what `contradictions` says.
     pub problems: BTreeMap<String, String>,
+    /// Backups of which the store shows less than this host has seen, or something else: a sentence each.
+    pub contradictions: BTreeMap<ObjectId, String>,
 }
 
 impl Contents {
@@ -127,7 +129,8 @@ pub struct Draft {
 impl Catalog {
     /// Reads what is there.
     pub fn open(repository: Arc<Repository>) -> Result<Self> {
-        let newest = Newest::load(repository.cache_directory().join("newest"));
+        let path = repository.cache_directory().join("newest");
+        let newest = Newest::load(path, repository.location());
         let state = State {
             newest,
             ..State::default()
@@ -187,8 +190,13 @@ impl Catalog {
         records.read_catalogues(&catalogues)?;
         records.read_points(&points)?;
         records.read_trash(&trash)?;
-        notice_older_state(&mut state, &points, &mut problems);
-        state.contents = Arc::new(visible(&state, &points, problems));
+        let contradictions = compare_with_seen(&mut state, &points);
+        for (backup, why) in &contradictions {
+            problems.insert(names::backup(*backup), why.clone());
+        }
+        let mut contents = visible(&state, &points, problems);
+        contents.contradictions = contradictions;
+        state.contents = Arc::new(contents);
         state.looked = Some(began);
         Ok(state.contents.clone())
     }
@@ -439,18 +447,22 @@ fn taken(backup: &Backup, name: &[u8]) -> Error {
     Error::new(Kind::AlreadyExists, message)
 }
 
-/// Notes backups of which the store shows less than this host has seen before.
-fn notice_older_state(state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) {
+/// Backups of which the store shows less than this host has seen before, or something else.
+fn compare_with_seen(state: &mut State, listed: &[Name]) -> BTreeMap<ObjectId, String> {
     let State {
-        newest, records, ..
+        newest,
+        records,
+        backups,
+        ..
     } = state;
     let shown = listed.iter().filter_map(|name| match name {
         Name::Point(id, generation) => records.get(&(*id, *generation)),
         _ => None,
     });
-    for (backup, why) in newest.compare(shown) {
-        problems.insert(names::backup(backup), why);
-    }
+    newest.compare(shown, |id| match backups.get(&id) {
+        Some(backup) => String::from_utf8_lossy(backup.name()).into_owned(),
+        None => id.to_string(),
+    })
 }
 
 fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -> Contents {

@@ -81,6 +81,13 @@
 //! An `index/` segment's body is laid out in [`Segment`] (`segment.rs`): packs, frames, chunks. A
 //! segment that another one present replaces is ignored. A chunk may stand in several segments; any will do.
 //!
+//! A pack's origin says whose frames it holds unhashed: its writer decrypted and encrypted them and believed the ids.
+//! When all of them have been hashed later (`check --read-data`), a new segment lists the pack with origin zero, in place
+//! of the segments that listed it otherwise; head and directory of the pack never change. So the index may say zero where
+//! the pack names an origin, and that is the truth; any other difference is damage. An index made anew from packs alone
+//! begins with what the packs say. A reader, which hashes what it reads, need not care; a writer must not take a chunk of
+//! a pack with an origin for a chunk that it has hashed itself, unless it copies from that same origin.
+//!
 //! ```text
 //!  pack's stream    │ chunk │ chunk │ chunk │        chunk           │
 //!                   ├───────────────────────┼───────────┬────────────┤

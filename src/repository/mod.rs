@@ -38,6 +38,7 @@ use bytes::Bytes;
 use crypto::{ObjectKind, Owner};
 use frames::FrameCache;
 use index::Index;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -381,6 +382,14 @@ impl Repository {
     ) -> Result<()> {
         self.require_writable()?;
         self.index.publish_replacing(&self.access, packs, replaced)
+    }
+
+    /// Publishes that somebody has read these packs from the store and hashed every chunk in them: from now on they are
+    /// believed as if they had been written here. The packs stay as they are.
+    pub fn publish_hashed(&self, packs: &HashSet<ObjectId>) -> Result<()> {
+        self.require_writable()?;
+        self.index.refresh(&self.access)?;
+        self.index.publish_hashed(&self.access, packs)
     }
 
     /// A document. `NotFound` when there is none of this name.

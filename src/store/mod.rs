@@ -12,7 +12,7 @@ mod open;
 pub mod probe;
 mod refusal;
 
-pub use cloud::{CloudOptions, CloudStore, Secret};
+pub use cloud::{AskKeys, CloudOptions, CloudStore, Keys, Secret};
 pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open};
