@@ -10,6 +10,7 @@ mod copy_costs;
 mod crash;
 mod daemon_kills;
 mod damage;
+mod demo;
 mod endpoints;
 mod engine;
 mod golden;
