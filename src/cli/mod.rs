@@ -94,7 +94,7 @@ fn host(global: &Global) -> Result<Host> {
         key_files: global.key_file.clone(),
     };
     let keys = Keys::new(given, Box::new(ask::password));
-    Ok(Host::new(config, keys, Clock::system()))
+    Host::new(config, keys, Clock::system())
 }
 
 fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
