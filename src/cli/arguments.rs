@@ -70,7 +70,8 @@ One directory is the point's top itself; several sources lie in it by their name
   keepfs restore primary/home/latest /tmp/home
   keepfs restore primary/home/latest/alice/letter.odt /tmp     one file
 
-DIR is made when missing and merged into when not: what has the same name is replaced. Exit code 3: something is missing or lacks its owner.")]
+DIR is made when missing, with the mode and owner that it had. One that is there keeps its own and is merged into: what
+has the same name is replaced. Exit code 3: something is missing or lacks its owner.")]
     Restore(Restore),
     /// Copy complete restore points into another repository
     #[command(after_help = "Examples:
