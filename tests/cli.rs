@@ -252,6 +252,14 @@ fn each_kind_of_failure_has_its_exit_code_and_one_sentence() {
         (2, vec!["copy", "primary", "primary/web"]),
         (2, vec!["copy", "primary", "primary"]),
         (2, vec!["backup", "/etc", "primary"]),
+        // The name is looked at before the source is, which here would fail with 1.
+        (2, vec!["backup", "/no/such/source", "primary/host/latest"]),
+        (
+            2,
+            vec!["backup", "/no/such/source", "primary/host/x.partial"],
+        ),
+        (2, vec!["backup", "/no/such/source", "primary/host/.hidden"]),
+        (2, vec!["backup", "/no/such/source", "primary/.hidden"]),
         (10, vec!["points", "tertiary"]),
         (10, vec!["points", "/nowhere"]),
         (10, vec!["points", "offsite"]),

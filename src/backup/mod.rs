@@ -16,6 +16,7 @@ use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::point::{
     Attributes, Catalog, Draft, Entry, File, Inode, Node, Owner, Point, PointRecord, Source, Trees,
+    require_backup_name, require_point_name,
 };
 use crate::progress::Progress;
 use crate::repository::{Writer, host_name};
@@ -102,6 +103,7 @@ pub fn backup(
     options: &Options,
     progress: &Progress,
 ) -> Result<Report> {
+    require_names(options)?;
     let repository = catalog.repository();
     let time = catalog.now();
     let contents = catalog.refresh()?;
@@ -181,6 +183,23 @@ pub fn backup(
         problems: counts.problems,
         notices: counts.notices,
     })
+}
+
+/// Names that the commit would refuse, before everything is read.
+fn require_names(options: &Options) -> Result<()> {
+    require_backup_name(&options.backup)?;
+    let Some(name) = &options.point else {
+        return Ok(());
+    };
+    require_point_name(name)?;
+    if name.ends_with(b".partial") {
+        let message = format!(
+            "{:?} is the name of an open restore point, and a backup makes a complete one; leave out .partial",
+            String::from_utf8_lossy(name)
+        );
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    Ok(())
 }
 
 /// Tells a first backup's totals, by a walk of its own that reads no content. What it cannot see only makes the
