@@ -260,7 +260,16 @@ enum Item {
     /// A file that a worker is reading.
     Read(Box<Reading>),
     /// Another name of an inode that came before.
-    Link(Vec<u8>, Attributes, (u64, u64), Inode),
+    Link(Box<Link>),
+}
+
+/// A further name of an inode.
+struct Link {
+    name: Vec<u8>,
+    attributes: Attributes,
+    inode: Inode,
+    key: (u64, u64),
+    path: PathBuf,
 }
 
 struct Reading {
@@ -362,9 +371,20 @@ fn assemble(
                 progress.done(1, entry.size());
                 assembly.entry(entry, inode)?;
             }
-            Item::Link(name, attributes, key, inode) => {
-                // The first name could not be read; it was reported, and this one is missing with it.
+            Item::Link(link) => {
+                let Link {
+                    name,
+                    attributes,
+                    inode,
+                    key,
+                    path,
+                } = *link;
                 let Some(node) = linked.get(&key) else {
+                    let error = Error::new(
+                        Kind::Failed,
+                        "it is another name of a file that could not be read",
+                    );
+                    counts.problems.push(Problem { path, error });
                     continue;
                 };
                 let entry = Entry {
@@ -523,7 +543,13 @@ impl Reader<'_> {
                 link_group: group,
                 ..self.attributes_of(&entry)
             };
-            return self.send(Item::Link(entry.name, attributes, key, inode));
+            return self.send(Item::Link(Box::new(Link {
+                path: entry.file.path(),
+                name: entry.name,
+                attributes,
+                inode,
+                key,
+            })));
         }
         if let Some(same) = before
             .as_ref()
