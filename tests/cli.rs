@@ -107,6 +107,8 @@ fn a_backup_is_listed_compared_copied_and_restored() {
     let files = host.files();
     host.expect(0, &["init", "primary"]);
     host.expect(0, &["init", "offsite"]);
+    // What was written just before a backup is read again by the next one.
+    std::thread::sleep(std::time::Duration::from_millis(150));
     let source = files.to_str().expect("UTF-8");
     let first = host.json(&["--json", "backup", source, "primary/web/first"]);
     assert_eq!(first["point"], "first");

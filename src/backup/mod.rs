@@ -700,6 +700,7 @@ fn inode(metadata: &Metadata) -> Inode {
 }
 
 /// The test for unchanged entries: size, mtime, ctime and inode. The device may get another number at every boot.
+/// An entry whose ctime cannot tell a later change has no inode here.
 fn unchanged(before: &Before, metadata: &Metadata) -> bool {
     let Some(inode) = before.inode else {
         return false;
