@@ -18,6 +18,7 @@ mod mount;
 mod mount_writes;
 mod planted;
 mod reader;
+mod readme;
 mod restore;
 mod s3;
 mod servers;
