@@ -415,7 +415,13 @@ fn completions_and_manual_pages_are_printed_for_every_verb() {
             "{verb}"
         );
     }
+    for verb in ["add", "list", "remove"] {
+        for words in [["man", "key", verb], ["key", verb, "--help"]] {
+            assert!(host.expect(0, &words).contains("Example"), "{words:?}");
+        }
+    }
     host.complaint(2, &["man", "nothing"]);
+    host.complaint(2, &["man", "key", "nothing"]);
 }
 
 #[test]

@@ -156,8 +156,9 @@ Everything happens in a temporary directory and is gone afterwards, also after C
   keepfs completions bash > /etc/bash_completion.d/keepfs")]
     Completions(Completions),
     /// Print the manual page, or that of one verb
-    #[command(after_help = "Example:
-  keepfs man backup | man -l -")]
+    #[command(after_help = "Examples:
+  keepfs man backup | man -l -
+  keepfs man key add | man -l -")]
     Man(Man),
 }
 
@@ -293,6 +294,9 @@ pub struct Key {
 #[derive(Subcommand, Debug)]
 pub enum KeyVerb {
     /// Let another password or key file open the repository
+    #[command(after_help = "Examples:
+  keepfs key add primary                                 asks for the new password
+  keepfs key add --new-key-file /etc/keepfs/spare.key --label spare primary")]
     Add {
         /// Which
         #[arg(value_name = "REPO")]
@@ -308,12 +312,17 @@ pub enum KeyVerb {
         label: String,
     },
     /// List all keys
+    #[command(after_help = "Examples:
+  keepfs key list primary
+  keepfs key list --json primary | jq -r '.keys[].id'")]
     List {
         /// Which
         #[arg(value_name = "REPO")]
         repository: String,
     },
     /// Remove a key; the last one stays
+    #[command(after_help = "Example:
+  keepfs key remove primary 3fa9                         the beginning of an id that `keepfs key list` shows")]
     Remove {
         /// Which
         #[arg(value_name = "REPO")]
@@ -363,7 +372,8 @@ pub struct Completions {
 #[derive(Args, Debug)]
 pub struct Man {
     /// Of which verb
-    pub verb: Option<String>,
+    #[arg(value_name = "VERB", num_args = 0..=2)]
+    pub verb: Vec<String>,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -382,7 +392,10 @@ mod tests {
 
     #[test]
     fn every_verb_has_an_example() {
-        for verb in Arguments::command().get_subcommands() {
+        let mut verbs: Vec<clap::Command> =
+            Arguments::command().get_subcommands().cloned().collect();
+        let mut seen = 0;
+        while let Some(verb) = verbs.pop() {
             let help = verb
                 .get_after_help()
                 .map(ToString::to_string)
@@ -392,6 +405,9 @@ mod tests {
                 "{} has no example",
                 verb.get_name()
             );
+            verbs.extend(verb.get_subcommands().cloned());
+            seen += 1;
         }
+        assert!(seen > 17, "the verbs of keys are among them");
     }
 }

@@ -77,7 +77,7 @@ fn verb(arguments: Arguments) -> Result<u8> {
             );
             Ok(exit::DONE)
         }
-        Verb::Man(man) => manual(man.verb.as_deref()),
+        Verb::Man(man) => manual(&man.verb),
         Verb::Demo(demo) => demo::run(demo.directory, global.quiet),
         Verb::Seal(seal) => show::print(&command::seal(&seal.path)?, global.json),
         Verb::Umount(umount) => {
@@ -291,16 +291,19 @@ fn whole(place: Place) -> Result<RepositoryPlace> {
     Ok(place.repository)
 }
 
-fn manual(verb: Option<&str>) -> Result<u8> {
-    let mut command = Arguments::command();
-    command.build();
-    let page = match verb {
-        None => command,
-        Some(verb) => command.find_subcommand(verb).cloned().ok_or_else(|| {
-            let message = format!("there is no verb {verb:?}; `keepfs --help` shows all");
+/// The page of a verb, which for those of `key` has two words; of all of them without one.
+fn manual(words: &[String]) -> Result<u8> {
+    let mut page = Arguments::command();
+    page.build();
+    for word in words {
+        page = page.find_subcommand(word).cloned().ok_or_else(|| {
+            let message = format!(
+                "there is no verb {:?}; `keepfs --help` shows all",
+                words.join(" ")
+            );
             Error::new(Kind::Invalid, message)
-        })?,
-    };
+        })?;
+    }
     show::told(clap_mangen::Man::new(page).render(&mut io::stdout().lock()))?;
     Ok(exit::DONE)
 }
