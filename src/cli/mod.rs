@@ -7,6 +7,7 @@ mod arguments;
 mod ask;
 mod background;
 mod demo;
+mod escape;
 pub mod exit;
 mod show;
 mod work;
@@ -40,10 +41,10 @@ pub fn run() -> u8 {
 fn fail(error: &Error, verbose: u8) -> u8 {
     let mut err = io::stderr().lock();
     // Nobody may be reading; the exit code still tells.
-    let _ = writeln!(err, "keepfs: {error}");
+    let _ = writeln!(err, "keepfs: {}", escape::escaped(&error.to_string()));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause.filter(|_| verbose > 0) {
-        let _ = writeln!(err, "  caused by: {error}");
+        let _ = writeln!(err, "  caused by: {}", escape::escaped(&error.to_string()));
         cause = error.source();
     }
     exit::code(error.kind())
@@ -192,7 +193,7 @@ fn differ(host: &Host, first: &OsStr, second: &OsStr, json: bool) -> Result<u8> 
             written = if json {
                 show::json_line(&mut out, &line)
             } else {
-                writeln!(out, "{} {}", line.change, line.path)
+                writeln!(out, "{} {}", line.change, escape::Name(&line.path))
             };
         }
         Ok(())
