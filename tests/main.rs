@@ -19,6 +19,7 @@ mod mount_writes;
 mod planted;
 mod reader;
 mod readme;
+mod reports;
 mod restore;
 mod s3;
 mod servers;
