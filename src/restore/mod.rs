@@ -21,6 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -186,7 +187,7 @@ pub fn restore(
     options: &Options,
     progress: &Progress,
 ) -> Result<Report> {
-    let made = make(target)?;
+    let made = make(target, entry.tree().is_some())?;
     let shared = Shared {
         trees,
         progress,
@@ -218,13 +219,15 @@ pub fn restore(
     }
 }
 
-/// Makes the target, and what is missing above it. False when it was there before.
-fn make(target: &Path) -> Result<bool> {
+/// Makes the target, and what is missing above it. False when it was there before. One that is to get a directory's
+/// attributes is closed to others until then.
+fn make(target: &Path, is_directory: bool) -> Result<bool> {
     let cannot = |error| Error::io(format_args!("making {}", target.display()), error);
     if let Some(above) = target.parent() {
         std::fs::create_dir_all(above).map_err(cannot)?;
     }
-    match std::fs::create_dir(target) {
+    let mode = if is_directory { 0o700 } else { 0o777 };
+    match std::fs::DirBuilder::new().mode(mode).create(target) {
         Ok(()) => Ok(true),
         Err(_) if target.is_dir() => Ok(false),
         Err(error) => Err(cannot(error)),
