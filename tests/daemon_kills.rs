@@ -111,6 +111,8 @@ impl Daemon {
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        // Not dropped, as that would unmount.
+        std::mem::forget(self);
     }
 }
 
