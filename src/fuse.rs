@@ -63,18 +63,31 @@ impl Default for MountOptions {
     }
 }
 
-/// SIGTERM and SIGINT, caught from now on. Made before the mount, as a signal that nobody catches yet would kill the
-/// process and leave a dead mount.
+/// SIGTERM, SIGINT and SIGHUP (the terminal goes), caught from now on. Made before the mount, as a signal that nobody
+/// catches yet would kill the process and leave a dead mount.
 #[derive(Debug)]
 pub struct EndSignals(signal_hook::iterator::Signals);
 
 impl EndSignals {
     /// Catches them for the whole process.
     pub fn catch() -> Result<Self> {
-        signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT])
+        let mut signals = vec![libc::SIGTERM, libc::SIGINT];
+        if !ignored(libc::SIGHUP) {
+            signals.push(libc::SIGHUP);
+        }
+        signal_hook::iterator::Signals::new(signals)
             .map(Self)
             .map_err(|error| Error::io("cannot catch signals", error))
     }
+}
+
+/// Whether whoever started this process wants it to live on after the signal, as nohup(1) does.
+fn ignored(signal: libc::c_int) -> bool {
+    // SAFETY: zero is a valid sigaction to be filled in.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action the call only writes the present one to a valid place.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// A mount that is being served.

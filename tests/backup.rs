@@ -2,15 +2,17 @@
 
 use crate::engine::Bench;
 use keepfs::backup::{Options, Report, backup};
+use keepfs::clock::Clock;
 use keepfs::point::{Catalog, Entry, Node, Point, Trees, Visit, Walk};
 use keepfs::progress::Progress;
-use keepfs::repository::Settings;
+use keepfs::repository::{Local, Repository, Settings};
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 fn shell(directory: &Path, script: &str) {
     let status = Command::new("bash")
@@ -64,7 +66,18 @@ impl Made {
     }
 
     pub fn backup(&self) -> (Report, Arc<Trees>) {
-        let repository = self.bench.open();
+        // What was written just before a backup is read again by the next one.
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        self.backup_by(Clock::system())
+    }
+
+    pub fn backup_by(&self, clock: Clock) -> (Report, Arc<Trees>) {
+        let local = Local {
+            clock,
+            ..self.bench.local()
+        };
+        let store = self.bench.store.clone();
+        let repository = Repository::open(store, &self.bench.key, local).unwrap();
         let trees = Arc::new(Trees::new(repository.clone()));
         let catalog = Catalog::open(repository).unwrap();
         let options = Options {
@@ -254,6 +267,26 @@ fn what_did_not_change_is_not_opened_and_keeps_its_ids() {
         expected.map(|(path, change)| (path.to_owned(), change))
     );
     assert!(third.stored_bytes < first.stored_bytes / 2);
+}
+
+/// A file that changes again in the tick of the clock in which it was read keeps its size and all its times.
+#[test]
+fn what_changed_while_the_backup_began_is_read_once_more() {
+    let made = Made::new();
+    let newest = std::fs::metadata(made.source.path().join("deep"))
+        .unwrap()
+        .ctime();
+    let seconds = Arc::new(AtomicI64::new(newest));
+    let backup = |at: i64| {
+        seconds.store(at, Relaxed);
+        made.backup_by(Clock::fixed(seconds.clone())).0
+    };
+    // As if everything had been written after the first reading began.
+    let first = backup(newest - 3600);
+    let second = backup(newest + 60);
+    assert_eq!(second.files_read, first.files_read);
+    assert_eq!(second.point.record.tree, first.point.record.tree);
+    assert_eq!(backup(newest + 120).files_read, 0);
 }
 
 #[test]

@@ -107,6 +107,8 @@ fn a_backup_is_listed_compared_copied_and_restored() {
     let files = host.files();
     host.expect(0, &["init", "primary"]);
     host.expect(0, &["init", "offsite"]);
+    // What was written just before a backup is read again by the next one.
+    std::thread::sleep(std::time::Duration::from_millis(150));
     let source = files.to_str().expect("UTF-8");
     let first = host.json(&["--json", "backup", source, "primary/web/first"]);
     assert_eq!(first["point"], "first");
@@ -252,6 +254,14 @@ fn each_kind_of_failure_has_its_exit_code_and_one_sentence() {
         (2, vec!["copy", "primary", "primary/web"]),
         (2, vec!["copy", "primary", "primary"]),
         (2, vec!["backup", "/etc", "primary"]),
+        // The name is looked at before the source is, which here would fail with 1.
+        (2, vec!["backup", "/no/such/source", "primary/host/latest"]),
+        (
+            2,
+            vec!["backup", "/no/such/source", "primary/host/x.partial"],
+        ),
+        (2, vec!["backup", "/no/such/source", "primary/host/.hidden"]),
+        (2, vec!["backup", "/no/such/source", "primary/.hidden"]),
         (10, vec!["points", "tertiary"]),
         (10, vec!["points", "/nowhere"]),
         (10, vec!["points", "offsite"]),
@@ -405,7 +415,13 @@ fn completions_and_manual_pages_are_printed_for_every_verb() {
             "{verb}"
         );
     }
+    for verb in ["add", "list", "remove"] {
+        for words in [["man", "key", verb], ["key", verb, "--help"]] {
+            assert!(host.expect(0, &words).contains("Example"), "{words:?}");
+        }
+    }
     host.complaint(2, &["man", "nothing"]);
+    host.complaint(2, &["man", "key", "nothing"]);
 }
 
 #[test]

@@ -150,10 +150,7 @@ fn a_mount_of_both_says_so() {
             let catalog = places.open(place, "observer");
             ((*name).to_owned(), Arc::new(catalog))
         });
-        let options = TreeOptions {
-            state_directory: places.path("state"),
-            ..TreeOptions::default()
-        };
+        let options = TreeOptions::new(places.path("state"));
         let tree = FileSystem::new(catalogs.collect(), options);
         let caller = Caller {
             uid: 0,

@@ -111,6 +111,8 @@ impl Daemon {
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        // Not dropped, as that would unmount.
+        std::mem::forget(self);
     }
 }
 
@@ -206,6 +208,32 @@ fn the_same_cp_finishes_after_the_daemon_was_killed() {
         drop(daemon);
         site.keepfs(&["check", "--read-data", "offsite"]);
     }
+}
+
+#[test]
+fn what_a_killed_daemon_left_does_not_keep_the_next_one_from_mounting() {
+    let site = Site::new();
+    let mut daemon = site.mount();
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    // The kernel keeps what it knew of the dead mount's top for a second.
+    wait_for(|| std::fs::metadata(&daemon.mount).is_err());
+    site.keepfs(&["mount", "mnt"]);
+    let there = daemon.mount.join("primary/host/point").is_dir();
+    site.keepfs(&["umount", "mnt"]);
+    assert!(there);
+}
+
+/// The end of a terminal, or of a session, is a SIGHUP.
+#[test]
+fn a_daemon_in_the_foreground_unmounts_when_its_terminal_goes() {
+    let site = Site::new();
+    let mut daemon = site.mount();
+    let pid = libc::pid_t::try_from(daemon.child.id()).unwrap();
+    // SAFETY: kill takes two numbers; the process is a child that nobody has waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGHUP) }, 0);
+    assert!(daemon.child.wait().unwrap().success());
+    assert_eq!(std::fs::read_dir(&daemon.mount).unwrap().count(), 0);
 }
 
 #[test]

@@ -291,3 +291,24 @@ fn a_store_that_hides_the_newest_point_is_noticed() {
             .is_empty()
     );
 }
+
+#[test]
+fn caches_are_this_users_alone() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let bench = Bench::new(&Settings::default());
+    let own = bench.cache.path().join(bench.open().id().to_string());
+    let mode = |path: &std::path::Path| {
+        let facts = std::fs::metadata(path).unwrap();
+        facts.permissions().mode() & 0o777
+    };
+    std::fs::set_permissions(&own, PermissionsExt::from_mode(0o755)).unwrap();
+    let catalog = Catalog::open(bench.open()).unwrap();
+    for (path, expected) in [(own.clone(), 0o700), (own.join("index"), 0o700)] {
+        assert_eq!(mode(&path), expected, "{}", path.display());
+    }
+    drop(catalog);
+    // Only root can give a directory away, and the tests run as root.
+    chown(&own, Some(4711), None).unwrap();
+    let refused = Repository::open(bench.store.clone(), &bench.key, bench.local()).unwrap_err();
+    assert_eq!(refused.kind(), keepfs::error::Kind::Denied, "{refused}");
+}

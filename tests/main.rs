@@ -22,6 +22,8 @@ mod mount_writes;
 mod planted;
 mod random_reads;
 mod reader;
+mod readme;
+mod reports;
 mod restore;
 mod s3;
 mod scopes;

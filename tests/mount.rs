@@ -35,10 +35,7 @@ impl Mount {
             .into_iter()
             .map(|(name, catalog)| (name.to_owned(), catalog))
             .collect();
-        let options = Options {
-            state_directory: state.path().to_owned(),
-            ..Options::default()
-        };
+        let options = Options::new(state.path().to_owned());
         let filesystem = Arc::new(FileSystem::new(repositories, options));
         let mounted = mount(filesystem, directory.path(), MountOptions::default()).unwrap();
         Self {
@@ -492,7 +489,9 @@ fn serve_for_another_test() {
     let Some(path) = std::env::var_os("KEEPFS_TEST_MOUNT") else {
         return;
     };
-    let filesystem = Arc::new(FileSystem::new(Vec::new(), Options::default()));
+    let state = tempfile::tempdir().unwrap();
+    let options = Options::new(state.path().to_owned());
+    let filesystem = Arc::new(FileSystem::new(Vec::new(), options));
     let signals = EndSignals::catch().unwrap();
     let mounted = mount(filesystem, Path::new(&path), MountOptions::default()).unwrap();
     mounted.wait(signals).unwrap();

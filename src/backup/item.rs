@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::point::{Attributes, Entry, File, Inode};
 use crate::source::{self, Problem};
 use crossbeam_channel::Receiver;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// An entry on its way into the tree, in the order of the walk.
@@ -14,7 +15,17 @@ pub(super) enum Item {
     /// A file that a worker is reading.
     Read(Box<Reading>),
     /// Another name of an inode that came before.
-    Link(Vec<u8>, Attributes, (u64, u64), Inode),
+    Link(Box<Link>),
+}
+
+/// A further name of an inode.
+pub(super) struct Link {
+    pub name: Vec<u8>,
+    pub attributes: Attributes,
+    pub inode: Inode,
+    /// Device and inode number.
+    pub key: (u64, u64),
+    pub path: PathBuf,
 }
 
 /// A file that a worker is reading: all that is known without its content.

@@ -16,13 +16,16 @@ pub use workers::{Job, Workers};
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
-use crate::point::{Catalog, Draft, Entry, Node, Point, PointRecord, Source, Trees};
+use crate::point::{
+    Catalog, Draft, Entry, Node, Point, PointRecord, Source, Trees, require_backup_name,
+    require_point_name,
+};
 use crate::progress::Progress;
 use crate::repository::{Writer, host_name};
 use crate::source::{self, Event, Problem, Type};
 use assembly::{Assembled, Assembly};
 use crossbeam_channel::{Receiver, bounded};
-use item::{Item, Reading, Unread};
+use item::{Item, Link, Reading, Unread};
 use parking_lot::Mutex;
 use previous::Previous;
 use reader::Reader;
@@ -94,6 +97,7 @@ pub fn backup(
     options: &Options,
     progress: &Progress,
 ) -> Result<Report> {
+    require_names(options)?;
     let repository = catalog.repository();
     let time = catalog.now();
     let contents = catalog.refresh()?;
@@ -173,6 +177,23 @@ pub fn backup(
         problems: counts.problems,
         notices: counts.notices,
     })
+}
+
+/// Names that the commit would refuse, before everything is read.
+fn require_names(options: &Options) -> Result<()> {
+    require_backup_name(&options.backup)?;
+    let Some(name) = &options.point else {
+        return Ok(());
+    };
+    require_point_name(name)?;
+    if name.ends_with(b".partial") {
+        let message = format!(
+            "{:?} is the name of an open restore point, and a backup makes a complete one; leave out .partial",
+            String::from_utf8_lossy(name)
+        );
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    Ok(())
 }
 
 /// Tells a first backup's totals, by a walk of its own that reads no content. What it cannot see only makes the
@@ -296,9 +317,20 @@ fn assemble(
                 progress.done(1, entry.size());
                 assembly.entry(entry, inode)?;
             }
-            Item::Link(name, attributes, key, inode) => {
-                // The first name could not be read; it was reported, and this one is missing with it.
+            Item::Link(link) => {
+                let Link {
+                    name,
+                    attributes,
+                    inode,
+                    key,
+                    path,
+                } = *link;
                 let Some(node) = linked.get(&key) else {
+                    let error = Error::new(
+                        Kind::Failed,
+                        "it is another name of a file that could not be read",
+                    );
+                    counts.problems.push(Problem { path, error });
                     continue;
                 };
                 let entry = Entry {

@@ -1,5 +1,6 @@
 //! The backup's newest point, walked in step with the source: what was there under the same path.
 
+use crate::clock::Time;
 use crate::error::Result;
 use crate::point::{Entries, Entry, Inode, Point, SideReader, Tree, Trees};
 use std::iter::Peekable;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 pub struct Before {
     /// The entry.
     pub entry: Arc<Entry>,
-    /// The inode it was read from.
+    /// The inode it was read from, if what it says can be trusted to tell a later change.
     pub inode: Option<Inode>,
     number: u64,
 }
@@ -18,6 +19,8 @@ pub struct Before {
 pub struct Previous {
     trees: Arc<Trees>,
     side: SideReader,
+    /// When the reading of the point's source began.
+    began: Time,
     levels: Vec<Option<Level>>,
 }
 
@@ -39,6 +42,7 @@ impl Previous {
         Self {
             trees,
             side,
+            began: point.record.time,
             levels: vec![Some(top)],
         }
     }
@@ -56,6 +60,7 @@ impl Previous {
             level.next += 1 + entry.tree().map_or(0, |tree| tree.entries);
             if entry.name == name {
                 let inode = self.side.get(number).ok().flatten();
+                let inode = inode.filter(|inode| settled(inode.ctime, self.began));
                 return Some(Before {
                     entry,
                     inode,
@@ -79,9 +84,51 @@ impl Previous {
     }
 }
 
+/// How far a change time may lie behind the clock. A file system that keeps fractions of a second takes the time of the
+/// kernel's last tick: 10 ms at most, and ten times that for a host that lost some. One that keeps none rounds down to
+/// one second (ext3, NFS 3 on it) or two (FAT).
+const TICK_NANOSECONDS: i128 = 100_000_000;
+const WHOLE_SECONDS_NANOSECONDS: i128 = 2_000_000_000;
+
+/// Whether a change after the reading began must have given the inode another change time. If not, a file that changed
+/// again right after it was read looks as it did before, and has to be read once more.
+fn settled(ctime: Time, began: Time) -> bool {
+    let nanoseconds =
+        |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+    let coarse = if ctime.nanoseconds == 0 {
+        WHOLE_SECONDS_NANOSECONDS
+    } else {
+        TICK_NANOSECONDS
+    };
+    nanoseconds(ctime) + coarse < nanoseconds(began)
+}
+
 fn level(trees: &Arc<Trees>, tree: &Tree, next: u64) -> Level {
     Level {
         entries: trees.entries(tree).peekable(),
         next,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_within_the_clocks_tick_is_not_taken_for_settled() {
+        let began = Time::new(1000, 50_000_000);
+        for (ctime, expected) in [
+            (Time::new(1000, 50_000_000), false),
+            (Time::new(999, 960_000_000), false),
+            (Time::new(999, 940_000_000), true),
+            // No fractions: seconds, or two.
+            (Time::new(999, 0), false),
+            (Time::new(998, 0), true),
+            // A clock that was wrong.
+            (Time::new(5000, 1), false),
+            (Time::new(-5, 1), true),
+        ] {
+            assert_eq!(settled(ctime, began), expected, "{ctime:?}");
+        }
     }
 }

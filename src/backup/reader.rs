@@ -2,7 +2,7 @@
 //! workers.
 
 use super::content::{Contents, Failed};
-use super::item::{Done, Item, Reading, Unread};
+use super::item::{Done, Item, Link, Reading, Unread};
 use super::previous::{Before, Previous};
 use super::workers::Workers;
 use crate::error::{Error, Kind, Result};
@@ -150,7 +150,13 @@ impl<'a> Reader<'a> {
                 link_group: group,
                 ..self.attributes_of(&entry)
             };
-            return self.send(Item::Link(entry.name, attributes, key, inode));
+            return self.send(Item::Link(Box::new(Link {
+                path: entry.file.path(),
+                name: entry.name,
+                attributes,
+                inode,
+                key,
+            })));
         }
         if let Some(same) = before
             .as_ref()
@@ -301,6 +307,7 @@ fn inode(metadata: &Metadata) -> Inode {
 }
 
 /// The test for unchanged entries: size, mtime, ctime and inode. The device may get another number at every boot.
+/// An entry whose ctime cannot tell a later change has no inode here.
 fn unchanged(before: &Before, metadata: &Metadata) -> bool {
     let Some(inode) = before.inode else {
         return false;

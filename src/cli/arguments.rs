@@ -72,7 +72,8 @@ One directory is the point's top itself; several sources lie in it by their name
   keepfs restore primary/home/latest /tmp/home
   keepfs restore primary/home/latest/alice/letter.odt /tmp     one file
 
-DIR is made when missing and merged into when not: what has the same name is replaced. Exit code 3: something is missing or lacks its owner.")]
+DIR is made when missing, with the mode and owner that it had. One that is there keeps its own and is merged into: what
+has the same name is replaced. Exit code 3: something is missing or lacks its owner.")]
     Restore(Restore),
     /// Copy complete restore points into another repository
     #[command(after_help = "Examples:
@@ -161,8 +162,9 @@ Everything happens in a temporary directory and is gone afterwards, also after C
   keepfs completions bash > /etc/bash_completion.d/keepfs")]
     Completions(Completions),
     /// Print the manual page, or that of one verb
-    #[command(after_help = "Example:
-  keepfs man backup | man -l -")]
+    #[command(after_help = "Examples:
+  keepfs man backup | man -l -
+  keepfs man key add | man -l -")]
     Man(Man),
 }
 
@@ -301,6 +303,9 @@ pub struct Key {
 #[derive(Subcommand, Debug)]
 pub enum KeyVerb {
     /// Let another password or key file open the repository
+    #[command(after_help = "Examples:
+  keepfs key add primary                                 asks for the new password
+  keepfs key add --new-key-file /etc/keepfs/spare.key --label spare primary")]
     Add {
         /// Which
         #[arg(value_name = "REPO")]
@@ -316,12 +321,17 @@ pub enum KeyVerb {
         label: String,
     },
     /// List all keys
+    #[command(after_help = "Examples:
+  keepfs key list primary
+  keepfs key list --json primary | jq -r '.keys[].id'")]
     List {
         /// Which
         #[arg(value_name = "REPO")]
         repository: String,
     },
     /// Remove a key; the last one stays
+    #[command(after_help = "Example:
+  keepfs key remove primary 3fa9                         the beginning of an id that `keepfs key list` shows")]
     Remove {
         /// Which
         #[arg(value_name = "REPO")]
@@ -371,7 +381,8 @@ pub struct Completions {
 #[derive(Args, Debug)]
 pub struct Man {
     /// Of which verb
-    pub verb: Option<String>,
+    #[arg(value_name = "VERB", num_args = 0..=2)]
+    pub verb: Vec<String>,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -390,7 +401,10 @@ mod tests {
 
     #[test]
     fn every_verb_has_an_example() {
-        for verb in Arguments::command().get_subcommands() {
+        let mut verbs: Vec<clap::Command> =
+            Arguments::command().get_subcommands().cloned().collect();
+        let mut seen = 0;
+        while let Some(verb) = verbs.pop() {
             let help = verb
                 .get_after_help()
                 .map(ToString::to_string)
@@ -400,6 +414,9 @@ mod tests {
                 "{} has no example",
                 verb.get_name()
             );
+            verbs.extend(verb.get_subcommands().cloned());
+            seen += 1;
         }
+        assert!(seen > 17, "the verbs of keys are among them");
     }
 }

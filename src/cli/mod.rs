@@ -7,6 +7,7 @@ mod arguments;
 mod ask;
 mod background;
 mod demo;
+mod escape;
 pub mod exit;
 mod show;
 mod work;
@@ -40,10 +41,10 @@ pub fn run() -> u8 {
 fn fail(error: &Error, verbose: u8) -> u8 {
     let mut err = io::stderr().lock();
     // Nobody may be reading; the exit code still tells.
-    let _ = writeln!(err, "keepfs: {error}");
+    let _ = writeln!(err, "keepfs: {}", escape::escaped(&error.to_string()));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause.filter(|_| verbose > 0) {
-        let _ = writeln!(err, "  caused by: {error}");
+        let _ = writeln!(err, "  caused by: {}", escape::escaped(&error.to_string()));
         cause = error.source();
     }
     exit::code(error.kind())
@@ -77,7 +78,7 @@ fn verb(arguments: Arguments) -> Result<u8> {
             );
             Ok(exit::DONE)
         }
-        Verb::Man(man) => manual(man.verb.as_deref()),
+        Verb::Man(man) => manual(&man.verb),
         Verb::Demo(demo) => demo::run(demo.directory, global.quiet),
         Verb::Seal(seal) => show::print(&command::seal(&seal.path)?, global.json),
         Verb::Umount(umount) => {
@@ -94,7 +95,7 @@ fn host(global: &Global) -> Result<Host> {
         key_files: global.key_file.clone(),
     };
     let keys = Keys::new(given, Box::new(ask::password));
-    Ok(Host::new(config, keys, Clock::system()))
+    Host::new(config, keys, Clock::system())
 }
 
 fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
@@ -195,7 +196,7 @@ fn differ(host: &Host, first: &OsStr, second: &OsStr, json: bool) -> Result<u8> 
             written = if json {
                 show::json_line(&mut out, &line)
             } else {
-                writeln!(out, "{} {}", line.change, line.path)
+                writeln!(out, "{} {}", line.change, escape::Name(&line.path))
             };
         }
         Ok(())
@@ -294,16 +295,19 @@ fn whole(place: Place) -> Result<RepositoryPlace> {
     Ok(place.repository)
 }
 
-fn manual(verb: Option<&str>) -> Result<u8> {
-    let mut command = Arguments::command();
-    command.build();
-    let page = match verb {
-        None => command,
-        Some(verb) => command.find_subcommand(verb).cloned().ok_or_else(|| {
-            let message = format!("there is no verb {verb:?}; `keepfs --help` shows all");
+/// The page of a verb, which for those of `key` has two words; of all of them without one.
+fn manual(words: &[String]) -> Result<u8> {
+    let mut page = Arguments::command();
+    page.build();
+    for word in words {
+        page = page.find_subcommand(word).cloned().ok_or_else(|| {
+            let message = format!(
+                "there is no verb {:?}; `keepfs --help` shows all",
+                words.join(" ")
+            );
             Error::new(Kind::Invalid, message)
-        })?,
-    };
+        })?;
+    }
     show::told(clap_mangen::Man::new(page).render(&mut io::stdout().lock()))?;
     Ok(exit::DONE)
 }

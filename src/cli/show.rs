@@ -1,5 +1,6 @@
 //! Reports as a person reads them, or as JSON.
 
+use super::escape::Name;
 use super::exit;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
@@ -59,7 +60,12 @@ fn count(number: u64) -> String {
 
 fn problems(out: &mut dyn Write, what: &str, problems: &[ProblemReport]) -> io::Result<()> {
     for problem in problems {
-        writeln!(out, "{what}: {}: {}", problem.path, problem.sentence)?;
+        writeln!(
+            out,
+            "{what}: {}: {}",
+            Name(&problem.path),
+            Name(&problem.sentence)
+        )?;
     }
     Ok(())
 }
@@ -76,7 +82,12 @@ impl<T: Show> Show for Vec<T> {
 
 impl Show for InitReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "made repository {} in {}", self.id, self.location)?;
+        writeln!(
+            out,
+            "made repository {} in {}",
+            self.id,
+            Name(&self.location)
+        )?;
         writeln!(
             out,
             "without its password or key file nothing in it can ever be read: keep a copy elsewhere"
@@ -87,14 +98,14 @@ impl Show for InitReport {
 impl Show for BackupReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for notice in &self.notices {
-            writeln!(out, "note: {notice}")?;
+            writeln!(out, "note: {}", Name(notice))?;
         }
         problems(out, "missing", &self.problems)?;
         writeln!(
             out,
             "sealed {}/{}: {} entries, {}",
-            self.backup,
-            self.point,
+            Name(&self.backup),
+            Name(&self.point),
             count(self.entries),
             bytes(self.bytes)
         )?;
@@ -127,7 +138,7 @@ impl Show for RestoreReport {
             "restored {} entries, {} to {}",
             count(self.entries),
             bytes(self.bytes),
-            self.target
+            Name(&self.target)
         )?;
         if self.code() == exit::WARNINGS {
             writeln!(
@@ -152,7 +163,7 @@ impl Show for RestoreReport {
 impl Show for CopyReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for point in &self.copied {
-            writeln!(out, "copied {point}")?;
+            writeln!(out, "copied {}", Name(point))?;
         }
         problems(out, "not copied", &self.problems)?;
         writeln!(
@@ -188,18 +199,18 @@ impl Show for PointsReport {
                 writeln!(
                     out,
                     "{}/{}/{}  {}  {} entries  {}  {}{marks}",
-                    self.repository,
-                    backup.name,
-                    point.name,
+                    Name(&self.repository),
+                    Name(&backup.name),
+                    Name(&point.name),
                     point.time,
                     count(point.entries),
                     bytes(point.bytes),
-                    point.host
+                    Name(&point.host)
                 )?;
             }
         }
         for (object, reason) in &self.problems {
-            writeln!(out, "unreadable: {object}: {reason}")?;
+            writeln!(out, "unreadable: {}: {}", Name(object), Name(reason))?;
         }
         Ok(())
     }
@@ -257,14 +268,16 @@ impl Show for ForgetReport {
         writeln!(
             out,
             "forgot {}/{}/{}",
-            self.repository, self.backup, self.point
+            Name(&self.repository),
+            Name(&self.backup),
+            Name(&self.point)
         )
     }
 }
 
 impl Show for SealReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{} is {}", self.path, self.state)
+        writeln!(out, "{} is {}", Name(&self.path), Name(&self.state))
     }
 }
 
@@ -275,15 +288,20 @@ impl Show for CheckReport {
             writeln!(out, "warning: {warning}")?;
         }
         for problem in &found.problems {
-            writeln!(out, "damaged: {}: {}", problem.object, problem.sentence)?;
+            writeln!(
+                out,
+                "damaged: {}: {}",
+                Name(&problem.object),
+                Name(&problem.sentence)
+            )?;
             for path in &problem.lost {
-                writeln!(out, "  lost: {path}")?;
+                writeln!(out, "  lost: {}", Name(path))?;
             }
         }
         writeln!(
             out,
             "{}: {} points, {} packs ({}), {} chunks, {} read: {}",
-            self.repository,
+            Name(&self.repository),
             count(found.points),
             count(found.packs),
             bytes(found.pack_bytes),
@@ -325,7 +343,13 @@ impl Show for CheckReport {
 
 impl Show for KeyReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{} key {} of {}", self.done, self.id, self.repository)
+        writeln!(
+            out,
+            "{} key {} of {}",
+            self.done,
+            self.id,
+            Name(&self.repository)
+        )
     }
 }
 
@@ -336,9 +360,13 @@ impl Show for KeysReport {
                 None => writeln!(
                     out,
                     "{}  {:9}  {}  {}  {}",
-                    key.id, key.kind, key.created, key.host, key.label
+                    key.id,
+                    key.kind,
+                    key.created,
+                    Name(&key.host),
+                    Name(&key.label)
                 )?,
-                Some(problem) => writeln!(out, "{}  unreadable: {problem}", key.id)?,
+                Some(problem) => writeln!(out, "{}  unreadable: {}", key.id, Name(problem))?,
             }
         }
         Ok(())
@@ -357,7 +385,12 @@ impl Show for StatsReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for line in &self.repositories {
             let stored = &line.stored;
-            writeln!(out, "{} in {}", line.repository, line.location)?;
+            writeln!(
+                out,
+                "{} in {}",
+                Name(&line.repository),
+                Name(&line.location)
+            )?;
             writeln!(
                 out,
                 "  {} restore points of {} backups: {} entries, {}",

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::Thread;
 use std::time::Duration;
 
 /// How often counters are looked at.
@@ -39,11 +40,26 @@ pub fn watched<T>(quiet: bool, work: impl FnOnce(&Progress) -> Result<T>) -> Res
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&progress, &asked, &ended, Shown::new(quiet)));
-        let result = work(&progress);
-        ended.store(true, Relaxed);
-        watcher.thread().unpark();
-        result
+        let _ends = Ends {
+            ended: &ended,
+            watcher: watcher.thread(),
+        };
+        work(&progress)
     })
+}
+
+/// Ends the watcher when it goes, whatever the work came to: a panic would wait for ever for a watcher that nobody
+/// tells.
+struct Ends<'a> {
+    ended: &'a AtomicBool,
+    watcher: &'a Thread,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.ended.store(true, Relaxed);
+        self.watcher.unpark();
+    }
 }
 
 fn watch(progress: &Progress, asked: &AtomicBool, ended: &AtomicBool, mut shown: Shown) {
@@ -133,4 +149,16 @@ fn of_total(items: u64, total: u64) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_panics_ends() {
+        let ended =
+            std::panic::catch_unwind(|| watched(true, |_| -> Result<()> { panic!("on purpose") }));
+        assert!(ended.is_err());
+    }
 }

@@ -162,11 +162,7 @@ pub(super) fn mount(
         .into_iter()
         .map(|(name, repository)| Ok((name, Arc::new(Catalog::open(repository)?))));
     let catalogs = opened.collect::<Result<Vec<_>>>()?;
-    let options = filesystem::Options {
-        state_directory: state,
-        ..filesystem::Options::default()
-    };
-    let tree = Arc::new(FileSystem::new(catalogs, options));
+    let tree = Arc::new(FileSystem::new(catalogs, filesystem::Options::new(state)));
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     let signals = fuse::EndSignals::catch()?;

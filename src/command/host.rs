@@ -41,19 +41,27 @@ pub struct Selected {
 }
 
 impl Host {
-    /// A host with this configuration.
-    pub fn new(config: Config, keys: Keys, clock: Clock) -> Self {
-        let of_user = Directories::of_user();
-        let directories = Directories {
-            cache: config.cache_directory.clone().unwrap_or(of_user.cache),
-            state: config.state_directory.clone().unwrap_or(of_user.state),
+    /// A host with this configuration. `Denied` when the directories it would use are somebody else's.
+    pub fn new(config: Config, keys: Keys, clock: Clock) -> Result<Self> {
+        let directories = match (&config.cache_directory, &config.state_directory) {
+            (Some(cache), Some(state)) => Directories {
+                cache: cache.clone(),
+                state: state.clone(),
+            },
+            (cache, state) => {
+                let of_user = Directories::of_user()?;
+                Directories {
+                    cache: cache.clone().unwrap_or(of_user.cache),
+                    state: state.clone().unwrap_or(of_user.state),
+                }
+            }
         };
-        Self {
+        Ok(Self {
             config,
             keys,
             directories,
             clock,
-        }
+        })
     }
 
     /// Its configuration.

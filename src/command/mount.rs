@@ -49,9 +49,15 @@ pub fn plan_mount(host: &Host, mut arguments: MountArguments) -> Result<MountPla
     let shown = arguments.directory.display().to_string();
     let failed = |error| Error::io(format_args!("cannot mount at {shown}"), error);
     arguments.directory = std::fs::canonicalize(&arguments.directory).map_err(failed)?;
-    if !arguments.directory.is_dir() {
-        let message = format!("cannot mount at {shown}: it is not a directory");
-        return Err(Error::new(Kind::Invalid, message));
+    match std::fs::metadata(&arguments.directory) {
+        // What a killed daemon left there is taken away when the new mount is made.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {}
+        Err(error) => return Err(failed(error)),
+        Ok(facts) if facts.is_dir() => {}
+        Ok(_) => {
+            let message = format!("cannot mount at {shown}: it is not a directory");
+            return Err(Error::new(Kind::Invalid, message));
+        }
     }
     let alone = arguments.repositories.len() == 1;
     let with_keys = arguments.repositories.iter().map(|(name, place)| {

@@ -1,5 +1,6 @@
 //! What `stat` shows.
 
+use super::control::ControlFile;
 use super::holes::Holes;
 use super::inode::{Node, What};
 use super::open::{Body, OpenNode};
@@ -175,6 +176,8 @@ impl FileSystem {
         };
         Some(match &node.what {
             What::Root | What::Control => Attributes::of_root(ino, &self.options, self.started),
+            // Its sentences name paths below every user's directories.
+            What::ControlFile(ControlFile::Errors) => made(libc::S_IFREG | 0o400),
             What::ControlFile(_) => made(libc::S_IFREG | 0o444),
             What::Repository(repository) => Attributes::of_repository(ino, repository),
             What::Backup(repository, id) => Attributes::of_backup(ino, repository, *id)?,

@@ -43,7 +43,6 @@ pub use read::{Caching, Data};
 pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
-use crate::config::Directories;
 use crate::point::Catalog;
 use directory::DirectoryHandle;
 use handle::Handles;
@@ -73,16 +72,16 @@ pub struct Options {
     pub clock: Clock,
 }
 
-impl Default for Options {
-    /// Owned by the calling user, 8 MiB of reading ahead, the user's own state directory.
-    fn default() -> Self {
+impl Options {
+    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory.
+    pub fn new(state_directory: PathBuf) -> Self {
         Self {
             // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
             uid: unsafe { libc::geteuid() },
             // SAFETY: as above.
             gid: unsafe { libc::getegid() },
             read_ahead_bytes: 8 << 20,
-            state_directory: Directories::of_user().state,
+            state_directory,
             clock: Clock::system(),
         }
     }

@@ -2,8 +2,9 @@
 
 use super::open::OpenPoint;
 use super::repositories::{CompletePoint, MountedRepository};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::ObjectId;
+use crate::repository::make_private;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,8 +33,13 @@ impl OpenPoints {
         let directory = directory.join("open");
         let mut known = Known::default();
         // Without a state directory there is nothing to resume; it is made with the first open point.
+        let ours = directory.is_dir().then(|| make_private(&directory));
+        if let Some(Err(error)) = &ours {
+            tracing::warn!("open points are not resumed: {error}");
+        }
         let found = std::fs::read_dir(&directory)
             .into_iter()
+            .filter(|_| ours.as_ref().is_some_and(Result::is_ok))
             .flatten()
             .flatten();
         for entry in found {
@@ -51,14 +57,7 @@ impl OpenPoints {
 
     /// The state directory for new open points, only for this user.
     pub(super) fn directory(&self) -> Result<&Path> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory);
-        made.map_err(|error| {
-            Error::io(format_args!("making {}", self.directory.display()), error)
-        })?;
+        make_private(&self.directory)?;
         Ok(&self.directory)
     }
 

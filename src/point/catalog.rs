@@ -126,6 +126,30 @@ pub struct Draft {
     pub record: PointRecord,
 }
 
+/// Fails with `Invalid` when no backup can have this name.
+pub fn require_backup_name(name: &[u8]) -> Result<()> {
+    if is_name(name) && !name.starts_with(b".") {
+        return Ok(());
+    }
+    let message = format!(
+        "{:?} cannot be the name of a backup; choose 1 to 255 bytes without '/', not beginning with '.'",
+        String::from_utf8_lossy(name)
+    );
+    Err(Error::new(Kind::Invalid, message))
+}
+
+/// Fails with `Invalid` when no complete restore point can have this name.
+pub fn require_point_name(name: &[u8]) -> Result<()> {
+    if is_name(name) && !name.starts_with(b".") && name != b"latest" {
+        return Ok(());
+    }
+    let message = format!(
+        "{:?} cannot be the name of a restore point; choose 1 to 255 bytes without '/', not beginning with '.' and not latest, which is always the newest one",
+        String::from_utf8_lossy(name)
+    );
+    Err(Error::new(Kind::Invalid, message))
+}
+
 impl Catalog {
     /// Reads what is there.
     pub fn open(repository: Arc<Repository>) -> Result<Self> {
@@ -206,13 +230,7 @@ impl Catalog {
         if let Some(backup) = self.refresh()?.backups.get(name) {
             return Ok(backup.clone());
         }
-        if !is_name(name) || name.starts_with(b".") {
-            let message = format!(
-                "{:?} cannot be the name of a backup; choose 1 to 255 bytes without '/', not beginning with '.'",
-                String::from_utf8_lossy(name)
-            );
-            return Err(Error::new(Kind::Invalid, message));
-        }
+        require_backup_name(name)?;
         let settings = self.repository.settings();
         let record = BackupRecord {
             name: name.to_vec(),
@@ -278,13 +296,7 @@ impl Catalog {
     /// backup has a visible point of this name, or another host commits it first.
     pub fn commit(&self, backup: &[u8], draft: Draft) -> Result<Arc<Point>> {
         let mut record = draft.record;
-        if !is_name(&record.name) || record.name.starts_with(b".") || record.name == b"latest" {
-            let message = format!(
-                "{:?} cannot be the name of a restore point",
-                String::from_utf8_lossy(&record.name)
-            );
-            return Err(Error::new(Kind::Invalid, message));
-        }
+        require_point_name(&record.name)?;
         self.refuse_condemned()?;
         let backup = self.ensure_backup(backup)?;
         let id = self.point_id(backup.id, &record.name);

@@ -10,7 +10,9 @@ mod side;
 mod tree;
 mod walk;
 
-pub use catalog::{Backup, Catalog, Contents, Draft, Point};
+pub use catalog::{
+    Backup, Catalog, Contents, Draft, Point, require_backup_name, require_point_name,
+};
 pub use diff::{Change, Difference, diff};
 pub use entry::{Attributes, Content, Entry, Extent, File, Node, Owner, Tree, Xattr};
 pub use page::{

@@ -12,6 +12,8 @@ use super::catalog::Point;
 use crate::id::ObjectId;
 use crate::repository::{decode, encode};
 use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -200,7 +202,12 @@ impl Newest {
             .map(|(backup, last)| (backup, last.sequence, last.hashes, last.place))
             .collect();
         let temporary = self.path.with_extension(ObjectId::random().to_string());
-        let saved = std::fs::write(&temporary, encode(&seen))
+        let saved = std::fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(&encode(&seen)))
             .and_then(|()| std::fs::rename(&temporary, &self.path));
         if let Err(error) = saved {
             tracing::warn!("what was seen of the repository is not remembered: {error}");

@@ -72,12 +72,7 @@ pub(crate) struct Index {
 impl Index {
     /// An index with nothing loaded, cached in `directory`.
     pub(crate) fn new(directory: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&directory).map_err(|error| {
-            Error::io(
-                format_args!("making the cache directory {}", directory.display()),
-                error,
-            )
-        })?;
+        super::make_private(&directory)?;
         Ok(Self {
             directory,
             segments: RwLock::default(),

@@ -586,12 +586,27 @@ pub fn host_name() -> String {
     }
 }
 
-/// Makes a directory, and those above it, that only this user may enter.
+/// Makes a directory, and those above it, that only this user may enter. One that is there already is closed to
+/// others; `Denied` when it is another user's, who could exchange what lies in it.
 pub fn make_private(directory: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+    let cannot = |error| Error::io(format_args!("making {}", directory.display()), error);
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|error| Error::io(format_args!("making {}", directory.display()), error))
+        .map_err(cannot)?;
+    let facts = std::fs::metadata(directory).map_err(cannot)?;
+    // SAFETY: geteuid reads a number of the process and cannot fail.
+    if facts.uid() != unsafe { libc::geteuid() } {
+        let message = format!(
+            "{} belongs to another user; give this one its own with cache-directory and state-directory",
+            directory.display()
+        );
+        return Err(Error::new(Kind::Denied, message));
+    }
+    if facts.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700)).map_err(cannot)
 }

@@ -368,6 +368,7 @@ impl CacheFile {
 /// A temporary file in a directory, gone unless it is renamed.
 mod tempfile_in {
     use super::{Error, File, ObjectId, Path, PathBuf, Result, Write};
+    use std::os::unix::fs::OpenOptionsExt;
 
     pub(crate) struct Temporary {
         file: File,
@@ -377,10 +378,12 @@ mod tempfile_in {
     impl Temporary {
         pub(crate) fn new(directory: &Path) -> Result<Self> {
             let path = directory.join(format!("tmp-{}", ObjectId::random()));
+            // It holds what the store holds encrypted.
             let file = File::options()
                 .read(true)
                 .write(true)
                 .create_new(true)
+                .mode(0o600)
                 .open(&path)
                 .map_err(|error| Error::io(format_args!("creating {}", path.display()), error))?;
             Ok(Self {

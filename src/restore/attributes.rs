@@ -1,15 +1,17 @@
 //! Owners, modes, extended attributes and times. Order matters: a change of owner clears set-id bits and
 //! capabilities, and everything but the time itself moves a time.
 
-use super::directory::path_of_handle;
+use super::directory::{open_in, path_of_handle};
 use super::{Place, Shared};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::point::{Attributes, Entry, Node, Owner};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
@@ -91,36 +93,54 @@ fn group_number(name: &CStr) -> Option<u32> {
     (!found.is_null()).then_some(record.gr_gid)
 }
 
-/// What is given its attributes: an open file or directory, or a name in an open directory.
+/// What is given its attributes: an open file or directory, or what has a name and cannot be opened.
 enum Target<'a> {
     Open(&'a OwnedFd),
-    Named(&'a OwnedFd, &'a CStr),
+    /// Held by O_PATH: the calls that need an open file take its path in /proc instead.
+    Held(OwnedFd),
 }
 
 impl Target<'_> {
-    fn place(&self) -> (libc::c_int, &CStr, libc::c_int) {
+    /// Takes hold of a symlink, device, fifo or socket that was made under this name.
+    ///
+    /// Whoever may write to the directory may put something else there meanwhile, so it is looked at once, through
+    /// the handle that everything else uses, and refused with `Failed` unless it is what was made: of the same type
+    /// and without another name.
+    fn hold(directory: &OwnedFd, name: &CStr, node: &Node) -> Result<Self> {
+        let handle = open_in(directory, name, libc::O_PATH)
+            .map_err(|error| Error::io("looking at what was made", error))?;
+        let held = File::from(handle);
+        let facts = held
+            .metadata()
+            .map_err(|error| Error::io("looking at what was made", error))?;
+        if facts.mode() & libc::S_IFMT != node.type_bits() || facts.nlink() != 1 {
+            let message = "somebody replaced it while it was restored; restore to a directory that only you may write to";
+            return Err(Error::new(Kind::Failed, message));
+        }
+        Ok(Self::Held(held.into()))
+    }
+
+    fn handle(&self) -> libc::c_int {
         match self {
-            Self::Open(handle) => (handle.as_raw_fd(), c"", libc::AT_EMPTY_PATH),
-            Self::Named(handle, name) => (handle.as_raw_fd(), name, libc::AT_SYMLINK_NOFOLLOW),
+            Self::Open(handle) => handle.as_raw_fd(),
+            Self::Held(handle) => handle.as_raw_fd(),
         }
     }
 
     fn change_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
-        let (handle, name, flags) = self.place();
         // SAFETY: the descriptor is open and the name ends in a zero.
-        done(unsafe { libc::fchownat(handle, name.as_ptr(), uid, gid, flags) })
+        done(unsafe { libc::fchownat(self.handle(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) })
     }
 
     fn change_mode(&self, mode: u32) -> io::Result<()> {
-        // SAFETY: the descriptor is open and the name, a temporary one that is no symlink, ends in a zero.
-        done(unsafe {
-            match self {
-                Self::Open(handle) => libc::fchmod(handle.as_raw_fd(), mode),
-                Self::Named(handle, name) => {
-                    libc::fchmodat(handle.as_raw_fd(), name.as_ptr(), mode, 0)
-                }
-            }
-        })
+        let Self::Held(held) = self else {
+            // SAFETY: the descriptor is open.
+            return done(unsafe { libc::fchmod(self.handle(), mode) });
+        };
+        // Not fchmodat2, which kernels before 6.6 do not have: this way does for all of them.
+        let path = path_of_handle(held).map_err(io::Error::other)?;
+        // SAFETY: the path ends in a zero; it leads to what is held, wherever its name leads by now.
+        done(unsafe { libc::chmod(path.as_ptr(), mode) })
     }
 
     fn change_time(&self, attributes: &Attributes) -> io::Result<()> {
@@ -133,43 +153,24 @@ impl Target<'_> {
             tv_nsec: attributes.mtime.nanoseconds.min(999_999_999).into(),
         };
         let times = [unchanged, modified];
-        // SAFETY: the descriptor is open, the name ends in a zero and there are two times.
-        done(unsafe {
-            match self {
-                Self::Open(handle) => libc::futimens(handle.as_raw_fd(), times.as_ptr()),
-                Self::Named(handle, name) => libc::utimensat(
-                    handle.as_raw_fd(),
-                    name.as_ptr(),
-                    times.as_ptr(),
-                    libc::AT_SYMLINK_NOFOLLOW,
-                ),
-            }
-        })
+        let Self::Held(held) = self else {
+            // SAFETY: the descriptor is open and there are two times.
+            return done(unsafe { libc::futimens(self.handle(), times.as_ptr()) });
+        };
+        let path = path_of_handle(held).map_err(io::Error::other)?;
+        // SAFETY: the path ends in a zero and there are two times.
+        done(unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), 0) })
     }
 
     fn set_xattr(&self, name: &CStr, value: &[u8]) -> io::Result<()> {
-        // SAFETY: the descriptor is open, all strings end in a zero, and the value has the length given.
-        done(unsafe {
-            match self {
-                Self::Open(handle) => libc::fsetxattr(
-                    handle.as_raw_fd(),
-                    name.as_ptr(),
-                    value.as_ptr().cast(),
-                    value.len(),
-                    0,
-                ),
-                Self::Named(handle, file) => {
-                    let path = path_of_handle(handle, Some(file)).map_err(io::Error::other)?;
-                    libc::lsetxattr(
-                        path.as_ptr(),
-                        name.as_ptr(),
-                        value.as_ptr().cast(),
-                        value.len(),
-                        0,
-                    )
-                }
-            }
-        })
+        let (value, bytes) = (value.as_ptr().cast(), value.len());
+        let Self::Held(held) = self else {
+            // SAFETY: the descriptor is open, the name ends in a zero, and the value has the length given.
+            return done(unsafe { libc::fsetxattr(self.handle(), name.as_ptr(), value, bytes, 0) });
+        };
+        let path = path_of_handle(held).map_err(io::Error::other)?;
+        // SAFETY: both strings end in a zero, and the value has the length given.
+        done(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value, bytes, 0) })
     }
 }
 
@@ -196,12 +197,8 @@ pub(super) fn of_file(shared: &Shared, place: &Place, file: &OwnedFd) -> Result<
 
 /// Gives a symlink, device, fifo or socket its attributes.
 pub(super) fn of_name(shared: &Shared, place: &Place, name: &CStr) -> Result<()> {
-    apply(
-        shared,
-        &place.path,
-        &Target::Named(&place.directory.handle, name),
-        &place.entry,
-    )
+    let target = Target::hold(&place.directory.handle, name, &place.entry.node)?;
+    apply(shared, &place.path, &target, &place.entry)
 }
 
 /// Gives a directory its attributes.
@@ -268,5 +265,65 @@ fn inherit_no_acl(target: &Target, entry: &Entry) {
             // SAFETY: the descriptor is open and the name ends in a zero. Mostly there is none, or no ACLs at all.
             unsafe { libc::fremovexattr(handle.as_raw_fd(), acl.as_ptr()) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    fn opened(directory: &Path) -> OwnedFd {
+        File::open(directory).expect("opens").into()
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        let facts = std::fs::symlink_metadata(path).expect("is there");
+        facts.permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_somebody_put_in_the_place_of_a_node_is_not_touched() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let other = directory.path().join("other");
+        std::fs::write(&other, "secret").expect("writes");
+        std::fs::set_permissions(&other, PermissionsExt::from_mode(0o600)).expect("is ours");
+        symlink(&other, directory.path().join("symlink")).expect("links");
+        std::fs::hard_link(&other, directory.path().join("name")).expect("links");
+        let handle = opened(directory.path());
+        for swapped in [c"symlink", c"name"] {
+            let refused = Target::hold(&handle, swapped, &Node::Fifo);
+            assert!(refused.is_err(), "{swapped:?} is no fifo");
+        }
+        assert_eq!(mode_of(&other), 0o600);
+    }
+
+    #[test]
+    fn a_node_that_is_held_keeps_its_attributes_whatever_its_name_becomes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let handle = opened(directory.path());
+        // SAFETY: the descriptor is open and the name ends in a zero.
+        let made = unsafe { libc::mkfifoat(handle.as_raw_fd(), c"fifo".as_ptr(), 0o600) };
+        assert_eq!(made, 0);
+        let target = Target::hold(&handle, c"fifo", &Node::Fifo).expect("it is one");
+        let (fifo, other) = (
+            directory.path().join("fifo"),
+            directory.path().join("other"),
+        );
+        std::fs::rename(&fifo, directory.path().join("moved")).expect("moves");
+        std::fs::write(&other, "secret").expect("writes");
+        std::fs::set_permissions(&other, PermissionsExt::from_mode(0o600)).expect("is ours");
+        symlink(&other, &fifo).expect("links");
+        target.change_mode(0o666).expect("is ours");
+        let attributes = Attributes {
+            mtime: crate::clock::Time::new(5, 0),
+            ..Attributes::default()
+        };
+        target.change_time(&attributes).expect("is ours");
+        assert_eq!(mode_of(&other), 0o600);
+        assert_eq!(mode_of(&directory.path().join("moved")), 0o666);
+        let moved = std::fs::metadata(directory.path().join("moved")).expect("is there");
+        assert_eq!(moved.mtime(), 5);
     }
 }

@@ -4,10 +4,9 @@ use super::{Shared, attributes};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Entry, Node};
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,7 +27,8 @@ fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-fn open_in(directory: &OwnedFd, name: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+/// Opens a name in a directory; a symlink is not followed, and with O_PATH is opened itself.
+pub(super) fn open_in(directory: &OwnedFd, name: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     // SAFETY: the descriptor is open and the name ends in a zero; the result is ours alone.
     unsafe {
@@ -329,11 +329,6 @@ impl<'a> Levels<'a> {
 }
 
 /// The path of an open descriptor, for the calls that know no descriptors.
-pub(super) fn path_of_handle(handle: &OwnedFd, name: Option<&CStr>) -> Result<CString> {
-    let mut path = format!("/proc/self/fd/{}", handle.as_raw_fd()).into_bytes();
-    if let Some(name) = name {
-        path.push(b'/');
-        path.extend(OsStr::from_bytes(name.to_bytes()).as_bytes());
-    }
-    c_string(&path)
+pub(super) fn path_of_handle(handle: &OwnedFd) -> Result<CString> {
+    c_string(format!("/proc/self/fd/{}", handle.as_raw_fd()).as_bytes())
 }

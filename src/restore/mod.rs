@@ -21,6 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -174,7 +175,8 @@ enum Job<'a> {
 
 /// Restores `entry` (a point's top, a directory, or anything else) to the directory `target`, which is made if it is
 /// missing and merged into if it is not: what has the same name is replaced. A directory's entries come to lie in
-/// `target` itself, which gets the directory's attributes; anything else comes to lie there under its own name.
+/// `target` itself, which gets the directory's attributes if it was made here (somebody's own directory, `/tmp` for one,
+/// keeps its mode and owner); anything else comes to lie there under its own name.
 ///
 /// What cannot be read or made is left out and told in the report; the rest is restored. Fails when nothing more can
 /// be: the target is full or refuses, the store is gone, or `progress` was asked to stop.
@@ -185,8 +187,7 @@ pub fn restore(
     options: &Options,
     progress: &Progress,
 ) -> Result<Report> {
-    std::fs::create_dir_all(target)
-        .map_err(|error| Error::io(format_args!("making {}", target.display()), error))?;
+    let made = make(target, entry.tree().is_some())?;
     let shared = Shared {
         trees,
         progress,
@@ -194,9 +195,9 @@ pub fn restore(
         report: Mutex::default(),
         fatal: Mutex::default(),
     };
-    let (entries, bytes) = entry
-        .tree()
-        .map_or((1, entry.size()), |tree| (tree.entries + 1, tree.bytes));
+    let (entries, bytes) = entry.tree().map_or((1, entry.size()), |tree| {
+        (tree.entries + u64::from(made), tree.bytes)
+    });
     progress.expect(entries, bytes);
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 16)),
@@ -209,12 +210,27 @@ pub fn restore(
             scope.spawn(move || work(shared, &receiver));
         }
         drop(receiver);
-        Walker::new(&shared, sender, target).and_then(|mut walker| walker.restore(entry))
+        Walker::new(&shared, sender, target).and_then(|mut walker| walker.restore(entry, made))
     });
     result?;
     match shared.fatal.into_inner() {
         Some(error) => Err(error),
         None => Ok(shared.report.into_inner()),
+    }
+}
+
+/// Makes the target, and what is missing above it. False when it was there before. One that is to get a directory's
+/// attributes is closed to others until then.
+fn make(target: &Path, is_directory: bool) -> Result<bool> {
+    let cannot = |error| Error::io(format_args!("making {}", target.display()), error);
+    if let Some(above) = target.parent() {
+        std::fs::create_dir_all(above).map_err(cannot)?;
+    }
+    let mode = if is_directory { 0o700 } else { 0o777 };
+    match std::fs::DirBuilder::new().mode(mode).create(target) {
+        Ok(()) => Ok(true),
+        Err(_) if target.is_dir() => Ok(false),
+        Err(error) => Err(cannot(error)),
     }
 }
 
@@ -299,11 +315,13 @@ impl<'a> Walker<'a> {
         })
     }
 
-    fn restore(&mut self, top: &Arc<Entry>) -> Result<()> {
+    fn restore(&mut self, top: &Arc<Entry>, made: bool) -> Result<()> {
         let Some(tree) = top.tree() else {
             return self.place(top.name.clone(), top.clone());
         };
-        self.levels.set_top(top.clone());
+        if made {
+            self.levels.set_top(top.clone());
+        }
         let mut walk = Walk::new(self.shared.trees.clone(), tree);
         while let Some(visit) = walk.next() {
             self.shared.progress.go_on()?;
