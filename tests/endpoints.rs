@@ -114,10 +114,16 @@ struct Wire {
 
 impl Wire {
     fn to(target: &str, cut_first_answer: bool) -> Self {
+        Self::of_rate(target, cut_first_answer, u64::MAX)
+    }
+
+    /// A wire that passes so many bytes a second to the server, all connections together.
+    fn of_rate(target: &str, cut_first_answer: bool, bytes_per_second: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("is bound"));
         let requests = Arc::new(Mutex::new(Vec::new()));
         let cut = Arc::new(AtomicBool::new(cut_first_answer));
+        let link = Arc::new(Mutex::new(()));
         let (log, target) = (Arc::clone(&requests), target.replace("http://", ""));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -126,9 +132,13 @@ impl Wire {
                     client.try_clone().expect("cloned"),
                     server.try_clone().expect("cloned"),
                 );
-                let log = Arc::clone(&log);
+                let (log, link) = (Arc::clone(&log), Arc::clone(&link));
                 std::thread::spawn(move || {
                     pass(from, to, |bytes| {
+                        let one_at_a_time = link.lock().expect("not poisoned");
+                        let nanoseconds = 1_000_000_000 * bytes.len() as u64 / bytes_per_second;
+                        std::thread::sleep(Duration::from_nanos(nanoseconds));
+                        drop(one_at_a_time);
                         log.lock().expect("not poisoned").extend_from_slice(bytes);
                         true
                     })
@@ -184,6 +194,28 @@ fn a_creation_whose_answer_was_lost_is_known_as_ours() {
     let second = store.create("points/1", Bytes::from_static(b"theirs"));
     assert_eq!(kind(second), Kind::AlreadyExists);
     assert_eq!(store.get("points/1").expect("reads"), "ours");
+}
+
+#[test]
+fn a_slow_uplink_only_takes_longer() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let target = options.endpoint.as_deref().expect("has one");
+    let wire = Wire::of_rate(target, false, 8 << 20);
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        // Less than any body of this test takes on the wire.
+        retry_timeout: Duration::from_millis(500),
+        request_timeout: Duration::from_millis(250),
+        ..options
+    };
+    let store = open_cloud(&format!("{url}/slow"), through);
+    let (large, middle) = (noise(18 << 20), noise(5 << 20));
+    let mut upload = store.upload("packs/data/aa/1").expect("starts");
+    upload.write(large.clone()).expect("is sent");
+    upload.finish().expect("arrives");
+    store.create("index/1", middle.clone()).expect("arrives");
+    assert_eq!(store.get("packs/data/aa/1").expect("reads"), large);
+    assert_eq!(store.get("index/1").expect("reads"), middle);
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub struct Reach {
     pub storage_class: Option<String>,
     /// `init`: zstd level, 1 to 22.
     pub level: Option<i32>,
-    /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 45 without it.
+    /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.
     pub cache_directory: Option<PathBuf>,
@@ -70,6 +70,8 @@ pub struct Reach {
 
 /// `retry-seconds` at most: an hour. Above that a person takes a command for hung.
 const RETRY_SECONDS_MAX: u64 = 3600;
+/// A healthy server under load may take this long to answer.
+const ATTEMPT_MIN: Duration = Duration::from_secs(5);
 
 fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
     String::deserialize(from).map(|text| Some(Secret::new(text)))
@@ -205,8 +207,9 @@ impl Reach {
         };
         if let Some(seconds) = self.retry_seconds {
             cloud.retry_timeout = Duration::from_secs(seconds);
-            // One attempt that never ends would outlast them all.
-            cloud.request_timeout = cloud.request_timeout.min(cloud.retry_timeout);
+            // One attempt that never ends would outlast them all; half leaves room for a second one.
+            let attempt = (cloud.retry_timeout / 2).max(cloud.retry_timeout.min(ATTEMPT_MIN));
+            cloud.request_timeout = cloud.request_timeout.min(attempt);
         }
         if let Some(command) = &self.credentials_command {
             let credentials = program::credentials(command)?;

@@ -7,6 +7,7 @@
 mod connect;
 mod failure;
 mod options;
+mod pace;
 mod runtime;
 mod upload;
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use connect::Repeats;
 use failure::Failure;
+use pace::Sending;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -44,6 +46,7 @@ pub struct CloudStore {
     location: String,
     storage_class: Option<String>,
     retry_timeout: Duration,
+    sending: Sending,
 }
 
 impl fmt::Debug for CloudStore {
@@ -73,6 +76,7 @@ impl CloudStore {
             location,
             storage_class: options.storage_class.clone(),
             retry_timeout: options.retry_timeout,
+            sending: Sending::new(),
         })
     }
 
@@ -113,9 +117,11 @@ impl CloudStore {
     #[allow(clippy::disallowed_methods)] // how long it has been tried, not a time that is stored
     async fn put_new(&self, name: &str, content: PutPayload) -> Result<()> {
         let path = self.path(name)?;
+        let _permit = self.sending.permit(content.content_length()).await;
         let start = Instant::now();
         let mut pause = PAUSE_FIRST;
         let mut perhaps_ours = false;
+        let mut again = false;
         loop {
             let options = PutOptions {
                 mode: PutMode::Create,
@@ -132,10 +138,13 @@ impl CloudStore {
             {
                 return Ok(());
             }
-            if !failure.passing() || start.elapsed() + pause > self.retry_timeout {
+            // A single attempt may take longer than all retries should; one that timed out is made once more.
+            let late = again && start.elapsed() + pause > self.retry_timeout;
+            if !failure.passing() || late {
                 return Err(failure.sentence("create", name, &self.location));
             }
             perhaps_ours |= failure.perhaps_done();
+            again = true;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
