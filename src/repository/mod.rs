@@ -73,7 +73,7 @@ pub struct Settings {
     pub pack_bytes: u64,
     /// zstd level.
     pub level: i32,
-    /// Storage class of data packs; empty for the store's default.
+    /// Storage class of data packs, unless a host's configuration names another; empty for the store's default.
     pub storage_class: String,
     /// Owner of the repository's directory in a mount.
     pub uid: u32,
@@ -241,6 +241,9 @@ impl Repository {
         Header::confirm(&bytes, &ring)?;
         let access = Access { store, ring };
         let settings = access.newest_settings()?;
+        if !settings.storage_class.is_empty() {
+            access.store.prefer_storage_class(&settings.storage_class);
+        }
         let directory = local.cache.join(header.repository.to_string());
         make_private(&directory)?;
         let index = Index::new(directory.join("index"))?;

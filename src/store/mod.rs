@@ -11,6 +11,7 @@ pub mod names;
 mod open;
 pub mod probe;
 mod refusal;
+mod tried;
 
 pub use cloud::{CloudOptions, CloudStore, Secret};
 pub use directory::DirectoryStore;
@@ -75,6 +76,10 @@ pub trait Store: Send + Sync + Debug {
 
     /// Room, where the store knows it.
     fn space(&self) -> Result<Option<Space>>;
+
+    /// Data packs follow this storage class from now on, unless whoever opened the store asked for another. Ignored
+    /// where there are none.
+    fn prefer_storage_class(&self, _class: &str) {}
 }
 
 /// An object on its way into a store. Dropped without `finish`, it leaves nothing that a listing shows.

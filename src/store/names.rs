@@ -173,6 +173,11 @@ fn pack(text: &str) -> Option<Name> {
         .filter(|_| first.len() == 2)
 }
 
+/// The object with which a store is tried out. It is no [`Name`]: when a crash leaves it, nobody reads it.
+pub(super) fn trial(id: ObjectId) -> String {
+    format!("{LEASES}trial-{id}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

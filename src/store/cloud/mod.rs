@@ -20,14 +20,14 @@ use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use connect::Repeats;
 use failure::Failure;
-use pace::Sending;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectMeta, ObjectStore, ObjectStoreExt};
 use object_store::{PutMode, PutOptions, PutPayload};
+use pace::Sending;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Only these follow the storage class: trees, index, points and keys are read at every mount and stay hot.
@@ -44,7 +44,8 @@ pub struct CloudStore {
     once: Arc<dyn ObjectStore>,
     prefix: String,
     location: String,
-    storage_class: Option<String>,
+    /// Of this host, or else of the repository.
+    storage_class: Arc<OnceLock<String>>,
     retry_timeout: Duration,
     sending: Sending,
 }
@@ -74,7 +75,12 @@ impl CloudStore {
                 format!("{}/", Path::from(prefix))
             },
             location,
-            storage_class: options.storage_class.clone(),
+            storage_class: Arc::new(
+                options
+                    .storage_class
+                    .clone()
+                    .map_or_else(OnceLock::new, OnceLock::from),
+            ),
             retry_timeout: options.retry_timeout,
             sending: Sending::new(),
         })
@@ -94,7 +100,7 @@ impl CloudStore {
         let mut attributes = Attributes::new();
         if let Some(class) = self
             .storage_class
-            .as_ref()
+            .get()
             .filter(|_| name.starts_with(DATA_PACKS))
         {
             attributes.insert(Attribute::StorageClass, class.clone().into());
@@ -246,5 +252,10 @@ impl Store for CloudStore {
 
     fn space(&self) -> Result<Option<Space>> {
         Ok(None)
+    }
+
+    fn prefer_storage_class(&self, class: &str) {
+        // Set already: by this host's configuration, or when the repository was opened before.
+        let _ = self.storage_class.set(class.to_owned());
     }
 }
