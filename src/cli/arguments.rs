@@ -107,6 +107,7 @@ No data is deleted by it. Any other point stays as it is.")]
     #[command(after_help = "Examples:
   keepfs check primary                                   the structure: quick
   keepfs check --read-data primary                       every byte
+  keepfs check --rebuild-index primary                   after a loss in index/
 
 Exit code 1: something is damaged; the report names the files it costs.")]
     Check(Check),
@@ -273,6 +274,9 @@ pub struct Check {
     /// Read and verify every byte
     #[arg(long)]
     pub read_data: bool,
+    /// First list anew, from the packs alone, what no readable part of the index lists
+    #[arg(long)]
+    pub rebuild_index: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,7 @@
 //! Reports as a person reads them, or as JSON.
 
 use super::exit;
+use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
     KeysReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
@@ -245,6 +246,17 @@ impl Show for SealReport {
 impl Show for CheckReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let found = &self.found;
+        if let Some(rebuilt) = &self.rebuilt {
+            writeln!(
+                out,
+                "index: {} packs with {} chunks listed anew",
+                count(rebuilt.packs),
+                count(rebuilt.chunks)
+            )?;
+            for (pack, why) in &rebuilt.problems {
+                writeln!(out, "damaged: {pack}: {why}")?;
+            }
+        }
         for problem in &found.problems {
             writeln!(out, "damaged: {}: {}", problem.object, problem.sentence)?;
             for path in &problem.lost {
@@ -279,7 +291,8 @@ impl Show for CheckReport {
     }
 
     fn code(&self) -> u8 {
-        if self.found.is_clean() {
+        let listed = |rebuilt: &Rebuilt| rebuilt.problems.is_empty();
+        if self.found.is_clean() && self.rebuilt.as_ref().is_none_or(listed) {
             exit::DONE
         } else {
             exit::FAILED
