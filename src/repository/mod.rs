@@ -337,7 +337,7 @@ impl Repository {
 
     /// Where the chunk is. When the index does not know it, the index is looked at anew once.
     pub fn locate(&self, id: &ChunkId) -> Result<Location> {
-        if let Some(location) = self.index.find(id, None)? {
+        if let Some(location) = self.find(id)? {
             return Ok(location);
         }
         self.index.refresh(&self.access)?;
@@ -352,7 +352,19 @@ impl Repository {
 
     /// Where the chunk is, as far as the loaded index knows.
     pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
-        self.index.find(id, None)
+        self.find_for(id, None)
+    }
+
+    /// As [`Self::find`], for frames of `origin`. A damaged cache of the index heals by the way.
+    fn find_for(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
+        let found = self.index.find(id, origin);
+        if !self.index.is_spoiled() {
+            return found;
+        }
+        match self.index.refresh(&self.access) {
+            Ok(()) => self.index.find(id, origin),
+            Err(error) => found.or(Err(error)),
+        }
     }
 
     /// Loads index segments that other hosts have written since.

@@ -199,7 +199,7 @@ impl Writer {
     }
 
     fn in_index(&self, id: &ChunkId) -> Result<bool> {
-        let found = self.repository.index.find(id, self.origin)?;
+        let found = self.repository.find_for(id, self.origin)?;
         Ok(found.is_some_and(|location| location.trusted(self.origin)))
     }
 
