@@ -1,7 +1,7 @@
 //! A cloud store that is tried out before this process first writes to it: it may not be the one, or the version, that
 //! `init` has seen.
 
-use super::{Object, SharedStore, Space, Store, Upload, probe};
+use super::{Object, SharedStore, Space, Store, Upload, names, probe};
 use crate::error::Result;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -55,7 +55,10 @@ impl Store for TriedStore {
     }
 
     fn create(&self, name: &str, content: Bytes) -> Result<()> {
-        self.ensure_honest()?;
+        // With these it is being tried out right now.
+        if !names::is_trial(name) {
+            self.ensure_honest()?;
+        }
         self.inner.create(name, content)
     }
 
