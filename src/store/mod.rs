@@ -46,12 +46,15 @@ pub struct Space {
     pub free: u64,
 }
 
+/// What is read whole is a document, of at most 32 MiB, and what encrypting it adds; all else is read in ranges.
+pub const WHOLE_BYTES_MAX: u64 = 40 << 20;
+
 /// Objects by name.
 pub trait Store: Send + Sync + Debug {
     /// Where this is, for messages; never with credentials.
     fn location(&self) -> String;
 
-    /// The whole object. `NotFound` when it is missing.
+    /// The whole object. `NotFound` when it is missing, `Damaged` when it is longer than [`WHOLE_BYTES_MAX`].
     fn get(&self, name: &str) -> Result<Bytes>;
 
     /// Exactly these bytes. `NotFound` when the object is missing, `Damaged` when it is shorter.

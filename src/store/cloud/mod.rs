@@ -14,7 +14,7 @@ mod upload;
 pub(super) use connect::Provider;
 pub use options::{CloudOptions, Secret};
 
-use super::{Object, Space, Store, Upload, refusal};
+use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
@@ -161,10 +161,11 @@ impl CloudStore {
         let Ok(answer) = self.client.get(path).await else {
             return false;
         };
-        answer
-            .bytes()
-            .await
-            .is_ok_and(|stored| stored == Bytes::from(content.clone()))
+        answer.meta.size == content.content_length() as u64
+            && answer
+                .bytes()
+                .await
+                .is_ok_and(|stored| stored == Bytes::from(content.clone()))
     }
 }
 
@@ -175,8 +176,16 @@ impl Store for CloudStore {
 
     fn get(&self, name: &str) -> Result<Bytes> {
         let path = self.path(name)?;
-        runtime::wait(async { self.client.get(&path).await?.bytes().await })
-            .map_err(|error| self.failed("read", name, &error))
+        let read = async {
+            let answer = self.client.get(&path).await?;
+            match answer.meta.size {
+                ..=WHOLE_BYTES_MAX => answer.bytes().await.map(Some),
+                _ => Ok(None),
+            }
+        };
+        runtime::wait(read)
+            .map_err(|error| self.failed("read", name, &error))?
+            .ok_or_else(|| refusal::too_large(name, &self.location))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
