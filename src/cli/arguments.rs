@@ -13,7 +13,8 @@ POINT may be `latest`.\n\n\
 Passwords come from --password-file, --key-file, the configuration, systemd credentials (keepfs.NAME, keepfs.password), \
 KEEPFS_PASSWORD, or a question on the terminal; never from the command line itself. Each given file is tried on each \
 repository of the command.\n\n\
-The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml.";
+The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml. \
+`memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it).";
 
 /// A mounted backup file system.
 #[derive(Parser, Debug)]

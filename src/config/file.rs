@@ -24,6 +24,9 @@ pub struct Config {
     pub cache_directory: Option<PathBuf>,
     /// Instead of the user's own state directory.
     pub state_directory: Option<PathBuf>,
+    /// Bytes that the cache and the buffers of each open repository may take, 16 MiB at least; 128 MiB without it.
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub memory: Option<u64>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -70,6 +73,8 @@ pub struct Reach {
 
 /// `retry-seconds` at most: an hour. Above that a person takes a command for hung.
 const RETRY_SECONDS_MAX: u64 = 3600;
+/// `memory` at least: below it a single chunk and its frames would not fit.
+const MEMORY_MIN: u64 = 16 << 20;
 /// A healthy server under load may take this long to answer.
 const ATTEMPT_MIN: Duration = Duration::from_secs(5);
 
@@ -126,6 +131,10 @@ impl Config {
         for (name, reach) in &mut config.repositories {
             check(name, reach).map_err(|error| error.context(path.display()))?;
             reach.anchor(directory);
+        }
+        if config.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
+            let message = format!("{}: memory must be 16 MiB or more", path.display());
+            return Err(Error::new(Kind::Invalid, message));
         }
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);
@@ -277,6 +286,7 @@ mod tests {
                 "1 to 3600",
             ),
             ("[repository.a\n", "line 1"),
+            ("memory = \"1 MiB\"\n", "16 MiB or more"),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);
@@ -285,6 +295,13 @@ mod tests {
                 "{refused} has no {part:?}"
             );
         }
+    }
+
+    #[test]
+    fn memory_is_a_size() {
+        let config = parse("memory = \"64 MiB\"\n").expect("parses");
+        assert_eq!(config.memory, Some(64 << 20));
+        assert_eq!(parse("").expect("parses").memory, None);
     }
 
     #[test]

@@ -161,10 +161,24 @@ impl Settings {
 pub struct Local {
     /// Directory for caches of all repositories; may be removed at any time.
     pub cache: PathBuf,
-    /// Bytes of decompressed frames kept in memory.
+    /// Bytes of decompressed frames kept in memory. The buffers of writers and copies shrink with it.
     pub frame_cache_bytes: u64,
     /// Where time comes from.
     pub clock: Clock,
+}
+
+impl Local {
+    /// Plain bytes of small chunks that a writer gathers to sort them; it holds up to three times as many. Never more
+    /// than measurement found useful.
+    fn window_bytes(&self) -> usize {
+        let share = usize::try_from(self.frame_cache_bytes / 4).unwrap_or(usize::MAX);
+        share.clamp(writer::GROUP_BYTES, writer::WINDOW_BYTES)
+    }
+
+    /// Bytes on their way in a copy into this repository.
+    pub fn transfer_bytes(&self) -> u64 {
+        self.frame_cache_bytes / 2
+    }
 }
 
 /// An open repository.
@@ -599,4 +613,24 @@ pub fn make_private(directory: &Path) -> Result<()> {
         .mode(0o700)
         .create(directory)
         .map_err(|error| Error::io(format_args!("making {}", directory.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_memory_makes_small_buffers() {
+        let local = |frame_cache_bytes| Local {
+            cache: PathBuf::new(),
+            frame_cache_bytes,
+            clock: Clock::system(),
+        };
+        let usual = local(64 << 20);
+        assert_eq!(usual.window_bytes(), writer::WINDOW_BYTES);
+        assert_eq!(usual.transfer_bytes(), 32 << 20);
+        let small = local(8 << 20);
+        assert_eq!(small.window_bytes(), 2 << 20);
+        assert_eq!(small.transfer_bytes(), 4 << 20);
+    }
 }
