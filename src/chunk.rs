@@ -201,12 +201,11 @@ fn gear_table(seed: &[u8; 32]) -> [u64; 256] {
     std::array::from_fn(|index| u64::from_le_bytes(words[index]))
 }
 
-/// Whether a page of a tree or of a chunk list ends behind `key`: one key in `average` does (0 counts as 1).
-/// The first four bytes of BLAKE3(`key`), little-endian, modulo `average`, are 0.
-pub fn is_page_boundary(key: &[u8], average: u32) -> bool {
-    let hash = blake3::hash(key);
-    let [a, b, c, d, ..] = *hash.as_bytes();
-    u32::from_le_bytes([a, b, c, d]).is_multiple_of(average.max(1))
+/// Whether a page may end behind the item with this hash (BLAKE3 of an entry's name, the id of a chunk or page): one
+/// item in `average` is such a one, those whose first four bytes, little-endian, are a multiple of it.
+pub fn is_page_boundary(hash: &[u8; 32], average: u32) -> bool {
+    let [a, b, c, d, ..] = *hash;
+    u32::from_le_bytes([a, b, c, d]).is_multiple_of(average)
 }
 
 #[cfg(test)]
@@ -380,11 +379,17 @@ mod tests {
     }
 
     #[test]
-    fn one_key_in_average_ends_a_page() {
+    fn one_item_in_average_ends_a_page() {
         let ends = (0u32..100_000)
-            .filter(|key| is_page_boundary(&key.to_le_bytes(), 100))
+            .filter(|key| is_page_boundary(blake3::hash(&key.to_le_bytes()).as_bytes(), 100))
             .count();
         assert!((850..1150).contains(&ends), "{ends}");
-        assert!(is_page_boundary(b"any", 1) && is_page_boundary(b"any", 0));
+        let of_number = |number: u32| {
+            let mut hash = [0xff; 32];
+            hash[..4].copy_from_slice(&number.to_le_bytes());
+            hash
+        };
+        let ends = [512, 513, 0x0100_0000].map(|number| is_page_boundary(&of_number(number), 512));
+        assert_eq!(ends, [true, false, true]);
     }
 }

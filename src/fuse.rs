@@ -330,11 +330,21 @@ fn reply_empty(reply: ReplyEmpty, answer: Answer<()>) {
 }
 
 impl Shell {
-    /// Counts the call and runs it where it may wait.
+    /// Counts the call and runs it, its reply included, where it may wait.
     fn run(&self, operation: &'static str, call: impl FnOnce(&FileSystem) + Send + 'static) {
+        self.answer(operation, call, |()| ());
+    }
+
+    /// As [`Self::run`], but the reply comes apart: who gets it and calls again at once finds a thread free.
+    fn answer<A>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(&FileSystem) -> A + Send + 'static,
+        reply: impl FnOnce(A) + Send + 'static,
+    ) {
         self.filesystem.metrics.request(operation);
         let filesystem = self.filesystem.clone();
-        self.workers.run(move || call(&filesystem));
+        self.workers.run(move || call(&filesystem), reply);
     }
 
     fn now(&self, operation: &'static str) -> &FileSystem {
@@ -357,11 +367,14 @@ impl Filesystem for Shell {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        self.run("lookup", move |filesystem| {
-            reply_entry(reply, filesystem.lookup(parent.0, &name));
-        });
+        let caller = caller(request);
+        self.answer(
+            "lookup",
+            move |filesystem| filesystem.lookup(parent.0, &name, caller),
+            |answer| reply_entry(reply, answer),
+        );
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
@@ -369,9 +382,11 @@ impl Filesystem for Shell {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.run("getattr", move |filesystem| {
-            reply_attr(reply, filesystem.stat(ino.0));
-        });
+        self.answer(
+            "getattr",
+            move |filesystem| filesystem.stat(ino.0),
+            |answer| reply_attr(reply, answer),
+        );
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -404,9 +419,11 @@ impl Filesystem for Shell {
         reply: ReplyData,
     ) {
         match self.filesystem.read_cached(handle.0, offset, size) {
-            Ok(None) => self.run("read", move |filesystem| {
-                reply_data(reply, filesystem.read(handle.0, offset, size));
-            }),
+            Ok(None) => self.answer(
+                "read",
+                move |filesystem| filesystem.read(handle.0, offset, size),
+                |answer| reply_data(reply, answer),
+            ),
             Ok(Some(data)) => {
                 self.now("read");
                 reply_data(reply, Ok(data));

@@ -3,7 +3,8 @@
 //!
 //! # The map
 //!
-//! Each room sees only the rooms above it; the inside of a room is private.
+//! Each room sees only the rooms above it; the inside of a room is private. What a lower room must start in a higher one
+//! (a verb that is written into a control file) is handed to it as a value.
 //!
 //! | room | is |
 //! |---|---|
@@ -21,9 +22,9 @@
 //! | [`restore`] | a restore point out to plain files |
 //! | [`check`] | every invariant of the format, and the files that damage costs |
 //! | [`config`] | which repositories there are and how to reach them: TOML, URLs, passwords |
-//! | [`command`] | the verbs, as functions from arguments to reports |
 //! | [`filesystem`] | the mounted tree without FUSE types: inodes, reading, open points, errno |
 //! | [`fuse`] | the only file that names fuser |
+//! | [`command`] | the verbs, as functions from arguments to reports |
 //! | [`cli`] | argv to verbs; the only room that prints |
 //!
 //! One byte's way down: `source` → `backup` → `repository::writer` → `store`; and up: `store` →

@@ -5,11 +5,19 @@ use crate::sites::{
     Files, MIB, Random, Site, assert_points_are_whole, assorted, chunks_of, copy, everything,
     files_of, missing_chunks, try_copy,
 };
-use keepfs::copy::{Outcome, SessionState, TransferOptions, copy_point, copy_points, sessions};
+use keepfs::copy::{
+    Outcome, SessionReport, SessionState, TransferOptions, copy_point, copy_points, sessions,
+};
 use keepfs::error::Kind;
 use keepfs::progress::Progress;
 use keepfs::store::faults::Stop;
 use std::sync::Arc;
+
+/// What became of each point, in the order of the copy.
+fn outcomes_of(report: &SessionReport) -> Vec<Outcome> {
+    let points = report.record.points.iter();
+    points.map(|point| point.outcome).collect()
+}
 
 #[test]
 fn damage_costs_exactly_the_files_that_it_hits() {
@@ -65,14 +73,8 @@ fn damage_costs_exactly_the_files_that_it_hits() {
             .iter()
             .all(|part| part.point == b"bad" && part.attempts == 1)
     );
-    let outcomes: Vec<_> = report
-        .record
-        .points
-        .iter()
-        .map(|point| point.outcome)
-        .collect();
     assert_eq!(
-        outcomes,
+        outcomes_of(&report),
         [Outcome::Copied, Outcome::Failed, Outcome::Copied]
     );
     let contents = target.open().catalog.contents();
@@ -116,13 +118,7 @@ fn a_damaged_tree_page_fails_its_point_and_no_other() {
         u64::from(location.frames().unwrap()[0].object_begin) + 5,
     );
     let report = copy(&source.open(), &target.open());
-    let outcomes: Vec<_> = report
-        .record
-        .points
-        .iter()
-        .map(|point| point.outcome)
-        .collect();
-    assert_eq!(outcomes, [Outcome::Copied, Outcome::Failed]);
+    assert_eq!(outcomes_of(&report), [Outcome::Copied, Outcome::Failed]);
     assert!(report.record.failed_total > 0);
     assert_eq!(files_of(&target.open(), "web", "good"), good);
     assert!(

@@ -431,6 +431,42 @@ fn a_mount_is_ready_when_the_command_returns_and_gone_after_umount() {
     assert!(names.expect("lists") >= 2, "all configured repositories");
     assert!(!host.path("mnt/primary").exists());
 
+    // What was begun there and not finished is listed, mounted or not, with what to do.
+    assert_eq!(host.expect(0, &["points", "--open"]), "");
+    host.expect(0, &["mount", "mnt"]);
+    let begun = host.path("mnt/offsite/web");
+    let write = || {
+        std::fs::create_dir(&begun)?;
+        std::fs::create_dir(begun.join("mine.partial"))?;
+        std::fs::write(begun.join("mine.partial/letter"), "Dear Bob")
+    };
+    let written = write();
+    let mounted = host.run(&["points", "--open", "--json"]);
+    host.expect(0, &["umount", "mnt"]);
+    written.expect("writes");
+    assert_code(&mounted, 0);
+    let mounted: Value = serde_json::from_slice(&mounted.stdout).expect("JSON");
+    let unmounted = host.json(&["points", "--open", "--json", "offsite/web"]);
+    for report in [&mounted, &unmounted] {
+        let point = &report["points"][0];
+        assert_eq!(point["path"], "offsite/web/mine.partial");
+        assert_eq!(
+            (&point["entries"], &point["bytes"]),
+            (&Value::from(1), &Value::from(8))
+        );
+        assert!(point["age_seconds"].is_u64());
+    }
+    assert!(
+        host.expect(0, &["points", "--open"])
+            .contains("mv mine.partial mine")
+    );
+    assert_eq!(host.expect(0, &["points", "--open", "primary"]), "");
+    host.expect(0, &["mount", "mnt"]);
+    let sealed = std::fs::rename(begun.join("mine.partial"), begun.join("mine"));
+    host.expect(0, &["umount", "mnt"]);
+    sealed.expect("seals");
+    assert_eq!(host.expect(0, &["points", "--open"]), "");
+
     // What cannot be mounted is told by the command itself, not by a process in the background.
     std::fs::write(host.path("wrong"), "wrong").expect("writes");
     host.complaint(12, &["--password-file", "wrong", "mount", "primary", "mnt"]);
@@ -439,6 +475,80 @@ fn a_mount_is_ready_when_the_command_returns_and_gone_after_umount() {
 }
 
 /// The map in `lib.rs` is what a newcomer reads first.
+/// The rooms of the map, from the top down.
+fn rooms() -> Vec<String> {
+    let map = std::fs::read_to_string(sources().join("lib.rs")).expect("reads");
+    let rows = map.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("//! | [`")?.split_once("`] |")?;
+        Some(name.to_owned())
+    });
+    rows.collect()
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The program text of a room without comments and unit tests.
+fn text_of(path: &Path) -> String {
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).expect("lists").flatten();
+        return entries.map(|entry| text_of(&entry.path())).collect();
+    }
+    if path.ends_with("tests.rs") {
+        return String::new();
+    }
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let program = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = program
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.map(|line| line.to_owned() + "\n").collect()
+}
+
+/// The rooms that a text names as `crate::room` or `crate::{room, other::Thing}`.
+fn named_rooms(text: &str) -> Vec<String> {
+    let first_word = |text: &str| {
+        let end = text.find(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+        text[..end.unwrap_or(text.len())].to_owned()
+    };
+    let mut named = Vec::new();
+    for rest in text.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            named.push(first_word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let end = group.find(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth < 0
+        });
+        let mut depth = 0;
+        let parts = group[..end.expect("a group ends")].split(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        });
+        named.extend(parts.map(|part| first_word(part.trim())));
+    }
+    named
+}
+
+#[test]
+fn rooms_see_only_rooms_above_them() {
+    let rooms = rooms();
+    for (place, room) in rooms.iter().enumerate() {
+        let file = sources().join(room).with_extension("rs");
+        let text = text_of(&file) + &text_of(&sources().join(room));
+        for named in named_rooms(&text) {
+            let seen = rooms.iter().position(|known| *known == named);
+            assert!(
+                seen.is_none_or(|seen| seen <= place),
+                "{room} names {named}, which lies below it"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_room_is_on_the_map() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

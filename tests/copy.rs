@@ -2,7 +2,7 @@
 
 use crate::sites::{
     BLOCK, Body, Files, MIB, Random, Site, assert_points_are_whole, assorted, chunks_of, copy,
-    everything, files_of, missing_chunks,
+    copy_with, everything, files_of, missing_chunks,
 };
 use keepfs::copy::{
     End, Outcome, Scope, Selection, SessionState, Transfer, TransferOptions, Verdict, copy_points,
@@ -283,14 +283,7 @@ fn little_patience_cuts_frames_and_loses_nothing() {
         workers: 1,
         ..TransferOptions::default()
     };
-    let ends = (source.open(), target.open());
-    let report = copy_points(
-        &everything(),
-        &ends.0,
-        &ends.1,
-        &options,
-        &Progress::default(),
-    );
+    let report = copy_with(&options, &source.open(), &target.open());
     assert!(report.unwrap().record.counters.frames_cut > 0);
     assert_eq!(files_of(&target.open(), "web", "one"), files);
 }
@@ -305,14 +298,7 @@ fn recompressing_uses_the_targets_level() {
         recompress: true,
         ..TransferOptions::default()
     };
-    let ends = (source.open(), target.open());
-    let report = copy_points(
-        &everything(),
-        &ends.0,
-        &ends.1,
-        &options,
-        &Progress::default(),
-    );
+    let report = copy_with(&options, &source.open(), &target.open());
     let counters = report.unwrap().record.counters;
     assert_eq!(counters.frames_moved, 0);
     assert!(counters.frames_cut > 0);

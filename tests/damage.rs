@@ -2,16 +2,16 @@
 //! what is wrong, and a check that finds it and names exactly the files it costs.
 
 use crate::engine::assert_clean;
-use crate::planted::{Item, Needs, Shelf, noise, plain, plant};
+use crate::planted::{Item, Needs, Shelf, list_and_mark, noise, plain, plant};
 use crate::sites::{Site, try_copy};
 use bytes::Bytes;
 use keepfs::check::{Options, Report, check, rebuild_index};
 use keepfs::copy::{End, Outcome};
 use keepfs::error::Kind;
 use keepfs::id::ObjectId;
-use keepfs::point::{Catalog, Catalogue, CatalogueEntry, Mark, Trees, Visit, Walk};
+use keepfs::point::{Catalog, Trees, Visit, Walk};
 use keepfs::progress::Progress;
-use keepfs::repository::{Repository, encode};
+use keepfs::repository::Repository;
 use keepfs::store::names::{Name, PackKind};
 use keepfs::store::{MemoryStore, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,27 +86,7 @@ fn pristine() -> Pristine {
     for name in [&b"one"[..], b"two"] {
         let known = catalog.contents();
         let point = known.point(b"web", name).unwrap();
-        let copy = CatalogueEntry {
-            id: point.id,
-            generation: point.generation,
-            record: encode(&point.record),
-        };
-        let catalogue = Catalogue {
-            replaces: Vec::new(),
-            points: vec![copy],
-        };
-        repository
-            .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
-            .unwrap();
-        let mark = Mark {
-            keep_until: None,
-            lock_until: None,
-            gfs: 1,
-            more: Vec::new(),
-        };
-        repository
-            .create_document(Name::Mark(point.id, 0), &mark)
-            .unwrap();
+        list_and_mark(&repository, point, ObjectId::random());
     }
     Pristine {
         shelf,

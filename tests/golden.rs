@@ -5,7 +5,7 @@
 //! `KEEPFS_GOLDEN=write cargo test --test main golden::` and review the difference: files of a released version are
 //! never replaced, a new version gets files of its own.
 
-use crate::planted::{Item, Shelf, noise, plain, plant};
+use crate::planted::{Item, Shelf, list_and_mark, noise, plain, plant};
 use bytes::Bytes;
 use keepfs::check::{Options, check};
 use keepfs::clock::Time;
@@ -16,7 +16,7 @@ use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::*;
 use keepfs::progress::Progress;
 use keepfs::repository::{CutLimits, Header, PackFacts, Ring, Settings, decode, encode, format};
-use keepfs::store::names::{Name, PackKind};
+use keepfs::store::names::PackKind;
 use keepfs::store::{MemoryStore, Store};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -427,7 +427,7 @@ fn the_bytes_of_format_1_decode_to_what_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let segment = format::map_index_body(&golden["index"], directory.path()).unwrap();
     assert_eq!((segment.pack_count(), segment.chunk_count()), (2, 6));
-    let found = segment.find(&chunk(9)).unwrap().unwrap();
+    let found = segment.find(&chunk(9)).unwrap().next().unwrap().unwrap();
     assert_eq!((found.pack, found.offset, found.length), (1, 50, 30));
     let pack = segment.pack(1).unwrap();
     let frame = segment.frame_at(&pack, found.offset).unwrap();
@@ -469,27 +469,7 @@ fn make_repository() -> BTreeMap<String, Vec<u8>> {
     let repository = catalog.repository();
     let password = keepfs::repository::Credential::password(b"golden").unwrap();
     repository.add_key(&password, "a password").unwrap();
-    let copy = CatalogueEntry {
-        id: point.id,
-        generation: point.generation,
-        record: encode(&point.record),
-    };
-    let catalogue = Catalogue {
-        replaces: Vec::new(),
-        points: vec![copy],
-    };
-    repository
-        .create_document(Name::Catalogue(object(1)), &catalogue)
-        .unwrap();
-    let mark = Mark {
-        keep_until: None,
-        lock_until: None,
-        gfs: 1,
-        more: Vec::new(),
-    };
-    repository
-        .create_document(Name::Mark(point.id, 0), &mark)
-        .unwrap();
+    list_and_mark(repository, &point, object(1));
     let objects = shelf.memory.list("").unwrap();
     objects
         .into_iter()

@@ -4,10 +4,13 @@ mod backup;
 mod bad_input;
 mod broken_copies;
 mod cli;
+mod clones;
 mod copy;
+mod copy_costs;
 mod crash;
 mod daemon_kills;
 mod damage;
+mod demo;
 mod endpoints;
 mod engine;
 mod golden;
@@ -18,13 +21,17 @@ mod model;
 mod mount;
 mod mount_writes;
 mod planted;
+mod random_reads;
 mod reader;
 mod restore;
 mod s3;
+mod scopes;
+mod self_seal;
 mod servers;
 mod sites;
 mod stores;
 mod together;
+mod trust;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

@@ -12,7 +12,7 @@ use keepfs::store::DirectoryStore;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::Arc;
 
 /// A mount that is taken away at the end of its test, however that ends.
@@ -453,43 +453,35 @@ fn a_busy_mount_goes_away_and_a_dead_one_is_recovered() {
     }
     drop(held);
     // A daemon that died: its mount answers ENOTCONN until the next one takes the place.
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "mount::serve_for_another_test", "--nocapture"])
-        .env("KEEPFS_TEST_MOUNT", &path)
-        .spawn()
-        .unwrap();
-    wait_for(&path);
+    let mut child = serve(&path);
     child.kill().unwrap();
     child.wait().unwrap();
     let dead = std::fs::read_dir(&path).unwrap_err();
     assert_eq!(dead.raw_os_error(), Some(libc::ENOTCONN));
     for signal in ["TERM", "INT"] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "mount::serve_for_another_test", "--nocapture"])
-            .env("KEEPFS_TEST_MOUNT", &path)
-            .spawn()
-            .unwrap();
-        wait_for(&path);
+        let mut child = serve(&path);
         run(&format!("kill -{signal} {}", child.id()));
         assert!(child.wait().unwrap().success());
         assert!(!run("cat /proc/mounts").contains(path.to_str().unwrap()));
     }
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "mount::serve_for_another_test", "--nocapture"])
-        .env("KEEPFS_TEST_MOUNT", &path)
-        .spawn()
-        .unwrap();
-    wait_for(&path);
+    let mut child = serve(&path);
     run(&format!("umount {}", path.display()));
     assert!(child.wait().unwrap().success());
 }
 
-fn wait_for(path: &Path) {
+/// A process of its own that mounts at `path`, once it answers.
+fn serve(path: &Path) -> Child {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "mount::serve_for_another_test", "--nocapture"])
+        .env("KEEPFS_TEST_MOUNT", path)
+        .spawn()
+        .unwrap();
     let there = (0..200).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(50));
         path.join(".keepfs/version").exists()
     });
     assert!(there);
+    child
 }
 
 /// Not a test: another one runs it as a process of its own.

@@ -1,12 +1,13 @@
 //! A repository with known contents: trees written by hand, so that a test knows every byte, chunk and path.
 
 use keepfs::clock::{Clock, Time};
-use keepfs::id::ChunkId;
+use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::{
-    Attributes, Catalog, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File,
-    Inode, Node, Owner, Point, PointRecord, SideWriter, Source, Tree,
+    Attributes, Catalog, Catalogue, CatalogueEntry, Content, ContentWriter, DirectoryWriter, Draft,
+    Entry, Extent, File, Inode, Mark, Node, Owner, Point, PointRecord, SideWriter, Source, Tree,
 };
-use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
+use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer, encode};
+use keepfs::store::names::Name;
 use keepfs::store::{MemoryStore, SharedStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -240,4 +241,29 @@ pub fn plant(
     };
     let point = catalog.commit(backup.as_bytes(), Draft { record })?;
     Ok((point, needs))
+}
+
+/// Writes what need not be there of a point: a catalogue of it alone, and a mark.
+pub fn list_and_mark(repository: &Repository, point: &Point, catalogue: ObjectId) {
+    let copy = CatalogueEntry {
+        id: point.id,
+        generation: point.generation,
+        record: encode(&point.record),
+    };
+    let list = Catalogue {
+        replaces: Vec::new(),
+        points: vec![copy],
+    };
+    repository
+        .create_document(Name::Catalogue(catalogue), &list)
+        .unwrap();
+    let mark = Mark {
+        keep_until: None,
+        lock_until: None,
+        gfs: 1,
+        more: Vec::new(),
+    };
+    repository
+        .create_document(Name::Mark(point.id, 0), &mark)
+        .unwrap();
 }

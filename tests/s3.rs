@@ -2,6 +2,7 @@
 
 use crate::backup::one_of_everything;
 use crate::mount::{run, same_trees, try_run};
+use crate::mount_writes::becomes_complete;
 use crate::servers::{AZURITE_KEY, S3_SECRET, azurite_container, seaweedfs_bucket};
 use keepfs::store::CloudOptions;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,11 @@ impl Host {
 
     /// Credentials come from the environment.
     fn run(&self, words: &[&str]) -> Output {
+        let secrets = ["AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY"];
+        self.run_with(words, &secrets.map(|name| (name, self.secret)))
+    }
+
+    fn run_with(&self, words: &[&str], variables: &[(&str, &str)]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_keepfs"))
             .args(words)
             .env_clear()
@@ -60,8 +66,7 @@ impl Host {
             .env("KEEPFS_CONFIG", self.path("keepfs.toml"))
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env("XDG_STATE_HOME", self.path("state"))
-            .env("AWS_SECRET_ACCESS_KEY", self.secret)
-            .env("AZURE_STORAGE_ACCOUNT_KEY", self.secret)
+            .envs(variables.iter().copied())
             .current_dir(self.home.path())
             .stdin(Stdio::null())
             .output()
@@ -133,22 +138,21 @@ fn a_copy_in_s3_is_all_that_is_needed() {
     host.shell("echo more > source/more; cp source/random source/a/moved");
     host.keepfs(&["backup", "source", "primary/host/second"]);
     host.keepfs(&["mount", "mnt"]);
-    host.shell(
-        "mkdir mnt/offsite/host2; cp -a mnt/primary/host/second mnt/offsite/host2/second.partial",
-    );
-    host.shell("mv mnt/offsite/host2/second.partial mnt/offsite/host2/second");
+    host.shell("cp -a mnt/primary/host/second mnt/offsite/host/");
+    let second = host.path("mnt/offsite/host/second");
+    assert!(becomes_complete(&second), "it seals itself");
+    nothing_to_sync(&source, &second);
     host.keepfs(&["umount", "mnt"]);
 
     // A new host after a fire: no primary repository, no key of it, no cache.
     host.shell("rm -rf primary primary.key cache state");
     host.configure(&cloud(&url, &options));
     host.keepfs(&["mount", "mnt"]);
-    let second = host.path("mnt/offsite/host2/second");
     nothing_to_sync(&source, &second);
     same_trees(&source, &second);
     host.keepfs(&["umount", "mnt"]);
     host.is_sound("offsite");
-    host.keepfs(&["restore", "offsite/host2/second", "restored"]);
+    host.keepfs(&["restore", "offsite/host/second", "restored"]);
     nothing_to_sync(&source, &host.path("restored"));
     same_trees(&source, &host.path("restored"));
     // The copy by the verb, too.
@@ -168,4 +172,98 @@ fn a_repository_in_azure_backs_up_and_restores() {
     host.is_sound("offsite");
     host.keepfs(&["restore", "offsite/host/first", "restored"]);
     nothing_to_sync(&source, &host.path("restored"));
+}
+
+/// A repository in SeaweedFS of which the configuration says nothing but what `more` says.
+fn with_keys_elsewhere(bucket: &str, more: &str) -> (Host, CloudOptions) {
+    let (url, options) = seaweedfs_bucket(bucket);
+    let host = Host::new(&url, &options, S3_SECRET);
+    host.configure(&format!(
+        "[repository.offsite]\nurl = \"{url}/keep\"\nallow-http = true\nkey-file = \"offsite.key\"\n{more}"
+    ));
+    (host, options)
+}
+
+#[test]
+fn keys_region_and_endpoint_come_from_the_files_of_aws() {
+    let (host, options) = with_keys_elsewhere("profiles", "");
+    std::fs::create_dir(host.path(".aws")).expect("makes");
+    let credentials = format!(
+        "[default]\naws_access_key_id = nobody\naws_secret_access_key = wrong\n\
+         [work]\naws_access_key_id = {}\naws_secret_access_key = {S3_SECRET}\n",
+        options.access_key.as_ref().expect("given")
+    );
+    std::fs::write(host.path(".aws/credentials"), credentials).expect("writes");
+    let config = format!(
+        "[profile work]\nregion = us-east-1\nendpoint_url = {}\n",
+        options.endpoint.as_ref().expect("given")
+    );
+    std::fs::write(host.path("config"), config).expect("writes");
+    let config = host.path("config").to_str().expect("UTF-8").to_owned();
+    let with = |profile: &str, words: &[&str]| {
+        let variables = [("AWS_PROFILE", profile), ("AWS_CONFIG_FILE", &config)];
+        let output = host.run_with(words, &variables);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains(S3_SECRET), "{said}");
+        (output.status.code(), said)
+    };
+    for words in [
+        ["init", "offsite"].as_slice(),
+        &["backup", "source", "offsite/host/first"],
+        &["check", "offsite"],
+    ] {
+        let (code, said) = with("work", words);
+        assert_eq!(code, Some(0), "{words:?}: {said}");
+    }
+    let (code, said) = with("play", &["points", "offsite"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("the profile \"play\""), "{said}");
+}
+
+#[test]
+fn a_credentials_command_is_asked_again_when_the_store_refuses_its_keys() {
+    let script = "credentials-command = \"sh keys.sh\"\n";
+    let (url, options) = seaweedfs_bucket("commands");
+    let endpoint = options.endpoint.as_ref().expect("given");
+    let more = format!("{script}endpoint = \"{endpoint}\"\nregion = \"us-east-1\"\n");
+    let (host, options) = with_keys_elsewhere("commands", &more);
+    assert_eq!(url, "s3://commands");
+    let print = |key: &str, secret: &str| {
+        format!("echo '{{\"AccessKeyId\": \"{key}\", \"SecretAccessKey\": \"{secret}\"}}'\n")
+    };
+    let key = options.access_key.as_ref().expect("given");
+    let script = |then: &str| {
+        let text = format!(
+            "echo once >> asked\n[ $(wc -l < asked) -gt 1 ] && {{ {then} exit; }}\n{}",
+            print(key, "swordfish")
+        );
+        std::fs::write(host.path("keys.sh"), text).expect("writes");
+    };
+    let asked = || {
+        let lines = std::fs::read_to_string(host.path("asked")).expect("was asked");
+        std::fs::remove_file(host.path("asked")).expect("removes");
+        lines.lines().count()
+    };
+    script(&print(key, S3_SECRET));
+    host.shell("head -c 20000000 /dev/urandom > source/noise");
+    for words in [
+        ["init", "offsite"].as_slice(),
+        &["backup", "source", "offsite/host/first"],
+        &["check", "--read-data", "offsite"],
+    ] {
+        let output = host.run_with(words, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {said}");
+        assert_eq!(asked(), 2, "{words:?}");
+    }
+    // Whoever never gives out the right ones is not asked for every request.
+    script(&print("nobody", "swordfish"));
+    let output = host.run_with(&["points", "offsite"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("access denied") && !said.contains("swordfish"),
+        "{said}"
+    );
+    assert_eq!(asked(), 2);
 }

@@ -365,14 +365,11 @@ pub fn everything() -> Selection {
 }
 
 pub fn try_copy(source: &End, target: &End) -> Result<SessionReport> {
-    let options = TransferOptions::default();
-    copy_points(
-        &everything(),
-        source,
-        target,
-        &options,
-        &Progress::default(),
-    )
+    copy_with(&TransferOptions::default(), source, target)
+}
+
+pub fn copy_with(options: &TransferOptions, source: &End, target: &End) -> Result<SessionReport> {
+    copy_points(&everything(), source, target, options, &Progress::default())
 }
 
 pub fn copy(source: &End, target: &End) -> SessionReport {

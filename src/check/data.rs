@@ -1,9 +1,12 @@
 //! Data: packs read from the first byte to the last, each chunk hashed.
+//!
+//! A pack whose frames were moved here unhashed, and in which nothing is wrong, is recorded in the index as hashed: its
+//! chunks then satisfy any writer's deduplication. The pack itself keeps saying where its frames came from.
 
 use super::packs::{Listed, each_pack};
 use super::{Context, Needed, Object, Report, examined};
 use crate::error::{Error, Kind, Result};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, ObjectId};
 use crate::repository::{FrameSpan, PACK_HEADER_BYTES, PackReader, TRAILER_BYTES, Trailer};
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
@@ -21,13 +24,17 @@ pub(super) fn check(context: &Context, needed: Option<&Needed>, report: &mut Rep
     let (sender, receiver) = crossbeam_channel::bounded::<Listed>(threads);
     let failed = Mutex::new(None);
     let (packs, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let whole = Mutex::new(HashSet::new());
     let work = |jobs: Receiver<Listed>| {
         for listed in jobs {
             if failed.lock().is_some() {
                 continue;
             }
             match read(context, &listed) {
-                Ok(()) => {
+                Ok(sound) => {
+                    if sound && context.unhashed.lock().contains(&listed.entry.id) {
+                        whole.lock().insert(listed.entry.id);
+                    }
                     packs.fetch_add(1, Relaxed);
                     bytes.fetch_add(listed.entry.object_bytes.into(), Relaxed);
                     context.progress.done(1, 0);
@@ -65,7 +72,26 @@ pub(super) fn check(context: &Context, needed: Option<&Needed>, report: &mut Rep
     result?;
     report.packs_read = packs.into_inner();
     report.bytes_read = bytes.into_inner();
-    failed.into_inner().map_or(Ok(()), Err)
+    failed.into_inner().map_or(Ok(()), Err)?;
+    record(context, &whole.into_inner(), report);
+    Ok(())
+}
+
+/// Records what was hashed. A repository that this host may only read is checked all the same.
+fn record(context: &Context, packs: &HashSet<ObjectId>, report: &mut Report) {
+    if packs.is_empty() {
+        return;
+    }
+    match context.recorder.publish_hashed(packs) {
+        Ok(()) => {
+            report.packs_hashed = packs.len() as u64;
+            report.packs_unhashed -= report.packs_hashed;
+        }
+        Err(error) => tracing::warn!(
+            "{} packs that came from other repositories were hashed and found sound, but this cannot be recorded: {error}",
+            packs.len()
+        ),
+    }
 }
 
 /// What is wrong with one pack.
@@ -75,14 +101,15 @@ struct Wrong {
     lost: HashSet<ChunkId>,
 }
 
-fn read(context: &Context, listed: &Listed) -> Result<()> {
+/// Reads one pack; whether every byte of it is as the index and its own directory say.
+fn read(context: &Context, listed: &Listed) -> Result<bool> {
     let store = context.repository.store();
-    // One that is missing was told when packs were listed.
-    match store.head(&listed.name().to_string()) {
-        Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+    // What is missing, or has another length, was told when packs were listed.
+    let right_length = match store.head(&listed.name().to_string()) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(false),
         Err(error) => return Err(error),
-        Ok(_) => {}
-    }
+        Ok(object) => object.size == u64::from(listed.entry.object_bytes),
+    };
     let mut wrong = Wrong::default();
     if let Err(error) = examined(check_directory(context, listed))? {
         wrong.sentences.push(error.to_string());
@@ -110,8 +137,10 @@ fn read(context: &Context, listed: &Listed) -> Result<()> {
             context.progress.done(0, frame.stored_bytes().into());
         }
     }
+    let all_hashed = hashes.finish(&mut wrong);
+    let sound = right_length && all_hashed && wrong.sentences.is_empty();
     tell(context, listed, wrong);
-    Ok(())
+    Ok(sound)
 }
 
 fn tell(context: &Context, listed: &Listed, wrong: Wrong) {
@@ -165,9 +194,10 @@ fn check_directory(context: &Context, listed: &Listed) -> Result<()> {
     )?;
     let directory = range(context, listed, trailer.directory_range())?;
     let facts = reader.directory(&trailer, directory.into())?;
+    // The index may know more than the pack: that its chunks were hashed since.
     let same = facts.epoch == entry.epoch
         && facts.salt == entry.salt
-        && facts.origin == entry.origin
+        && (entry.hashed() || facts.origin == entry.origin)
         && facts.spans().eq(listed.frames.iter().copied())
         && facts.chunks == listed.chunks
         && facts
@@ -240,6 +270,14 @@ impl<'a> Hashes<'a> {
             }
             self.passed(take, wrong);
         }
+    }
+
+    /// Ends the stream; whether every chunk was looked at.
+    fn finish(&mut self, wrong: &mut Wrong) -> bool {
+        while self.current.is_some_and(|(_, left)| left == 0) {
+            self.passed(0, wrong);
+        }
+        self.current.is_none()
     }
 
     fn passed(&mut self, bytes: u32, wrong: &mut Wrong) {

@@ -8,11 +8,13 @@
 //!    lie one after the other in its stream, its frames too, and no frame mixes whole chunks with pieces (`packs`);
 //! 3. every page below every visible point is there, sorted, and counts what is below it; every chunk that a file
 //!    needs is in the index with the right length (`trees`);
-//! 4. with [`Options::read_data`], every pack is read from its first byte to its last and each chunk is hashed (`data`);
+//! 4. with [`Options::read_data`], every pack is read from its first byte to its last and each chunk is hashed; packs
+//!    that came unhashed from another repository and are sound are recorded as hashed (`data`);
 //! 5. for all damage found, which files of which points it costs (`lost`).
 //!
 //! Two losses cannot be seen from within: that of a key slot or a newest record, as if it had never been written, and
-//! that of a catalogue, which holds copies only.
+//! that of a catalogue, which holds copies only. A newest record that this host has seen and that is not there is a
+//! warning, as are records of a second live copy.
 
 mod data;
 mod findings;
@@ -31,6 +33,7 @@ use crate::point::{Catalog, Point};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use findings::Findings;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -58,6 +61,8 @@ pub struct Report {
     pub pack_bytes: u64,
     /// Packs whose contents nobody has hashed here.
     pub packs_unhashed: u64,
+    /// Packs that this check has hashed and recorded as such, so that they are none of those.
+    pub packs_hashed: u64,
     /// Chunks in the index.
     pub chunks: u64,
     /// Different pages of trees.
@@ -72,6 +77,8 @@ pub struct Report {
     pub unreferenced_packs: u64,
     /// Their bytes.
     pub unreferenced_bytes: u64,
+    /// What this host has seen of the repository before and what does not fit it now: an older state, a second copy.
+    pub warnings: Vec<String>,
     /// The first thousand problems.
     pub problems: Vec<Problem>,
     /// All problems.
@@ -96,21 +103,33 @@ struct Context<'a> {
     repository: &'a Arc<Repository>,
     progress: &'a Progress,
     findings: &'a Findings,
+    /// The repository as its owner has it open: what is published there, it knows.
+    recorder: &'a Arc<Repository>,
+    /// Packs that no segment says to be hashed.
+    unhashed: Mutex<HashSet<ObjectId>>,
 }
 
 /// Checks a repository. Fails only where checking itself cannot go on: the store is gone, `progress` was asked to
 /// stop, or a point that was asked for is not there. Everything else is in the report.
 pub fn check(catalog: &Catalog, options: &Options, progress: &Progress) -> Result<Report> {
-    let cache = Cache::of(catalog.repository());
-    let repository = catalog.repository().afresh(&cache.0)?;
+    let recorder = catalog.repository();
+    let mut contradictions = catalog.contents().contradictions.clone();
+    let cache = Cache::of(recorder);
+    let repository = recorder.afresh(&cache.0)?;
     let catalog = Catalog::open(repository.clone())?;
     let findings = Findings::default();
     let context = Context {
         repository: &repository,
         progress,
         findings: &findings,
+        recorder,
+        unhashed: Mutex::default(),
     };
-    let mut report = Report::default();
+    contradictions.extend(catalog.contents().contradictions.clone());
+    let mut report = Report {
+        warnings: contradictions.into_values().collect(),
+        ..Report::default()
+    };
     records::check(&context, &catalog)?;
     let points = chosen(&catalog, options)?;
     report.points = points.len() as u64;

@@ -2,7 +2,7 @@
 
 use super::{Context, Object, Report, examined};
 use crate::error::{Error, Kind, Result};
-use crate::id::{ChunkId, ObjectId};
+use crate::id::ChunkId;
 use crate::repository::{FrameSpan, PackEntry, Segment};
 use crate::store::names::{self, Name};
 use std::collections::{HashMap, HashSet};
@@ -48,6 +48,7 @@ pub(super) fn check(context: &Context, report: &mut Report) -> Result<()> {
         }
     }
     let mut seen = HashSet::new();
+    let (mut hashed, mut unhashed) = (HashSet::new(), HashSet::new());
     report.segments = context.repository.segments().len() as u64;
     each_pack(context, &mut |_| true, &mut |pack| {
         let listed = match pack {
@@ -58,10 +59,13 @@ pub(super) fn check(context: &Context, report: &mut Report) -> Result<()> {
             }
         };
         report.chunks += listed.chunks.len() as u64;
+        match listed.entry.hashed() {
+            true => hashed.insert(listed.entry.id),
+            false => unhashed.insert(listed.entry.id),
+        };
         if seen.insert((listed.entry.kind, listed.entry.id)) {
             report.packs += 1;
             report.pack_bytes += u64::from(listed.entry.object_bytes);
-            report.packs_unhashed += u64::from(listed.entry.origin != ObjectId::default());
             compare(
                 context,
                 &listed,
@@ -70,6 +74,9 @@ pub(super) fn check(context: &Context, report: &mut Report) -> Result<()> {
         }
         Ok(())
     })?;
+    unhashed.retain(|id| !hashed.contains(id));
+    report.packs_unhashed = unhashed.len() as u64;
+    *context.unhashed.lock() = unhashed;
     for (pack, bytes) in stored {
         if !seen.contains(&pack) {
             report.unreferenced_packs += 1;

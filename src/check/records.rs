@@ -53,24 +53,11 @@ impl Seen {
     }
 }
 
-/// Listing prefixes of all documents.
-const DOCUMENTS: [&str; 9] = [
-    names::CONFIG,
-    names::BACKUPS,
-    names::CATALOGUE,
-    names::POINTS,
-    names::MARKS,
-    names::TRASH,
-    names::LEASES,
-    names::SESSIONS,
-    names::CONDEMNED,
-];
-
 pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
     check_header(context)?;
     check_keys(context)?;
     let mut seen = Seen::default();
-    for prefix in DOCUMENTS {
+    for prefix in names::DOCUMENTS {
         for object in context.repository.store().list(prefix)? {
             context.progress.go_on()?;
             let Some(name) = Name::parse(&object.name) else {

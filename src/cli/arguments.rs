@@ -13,6 +13,8 @@ POINT may be `latest`.\n\n\
 Passwords come from --password-file, --key-file, the configuration, systemd credentials (keepfs.NAME, keepfs.password), \
 KEEPFS_PASSWORD, or a question on the terminal; never from the command line itself. Each given file is tried on each \
 repository of the command.\n\n\
+Keys of a cloud store come from credentials-command or access-key and secret-key of the configuration, from the usual AWS_*, \
+AZURE_* and GOOGLE_* variables, or, for S3, from ~/.aws/credentials and ~/.aws/config (AWS_PROFILE).\n\n\
 The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml. \
 `memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it).";
 
@@ -84,7 +86,11 @@ Only chunks that the target lacks move. Repositories may have different password
     #[command(after_help = "Examples:
   keepfs points                                          of all configured repositories
   keepfs points primary/home
-  keepfs points --json primary | jq -r '.[].backups[].points[].name'")]
+  keepfs points --json primary | jq -r '.[].backups[].points[].name'
+  keepfs points --open                                   what is being written on this host, or was left unfinished
+  keepfs points --open --json | jq -r '.points[] | select(.age_seconds > 86400).path'
+
+An open point is finished in the mount: with `mv NAME.partial NAME`, with `keepfs seal`, or by running the same copy again; rmdir discards it.")]
     Points(Points),
     /// Show how two restore points differ
     #[command(after_help = "Examples:
@@ -242,6 +248,9 @@ pub struct Points {
     /// Of which; all configured repositories without it
     #[arg(value_name = "REPO[/BACKUP[/POINT]]")]
     pub place: Option<OsString>,
+    /// The open points of this host instead, with their age and how to finish them
+    #[arg(long)]
+    pub open: bool,
 }
 
 #[derive(Args, Debug)]

@@ -133,8 +133,11 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
         }
         Verb::Points(points) => {
             let place = points.place.map(|place| host.config().place(&place));
-            let report = command::points(host, place.transpose()?.as_ref())?;
-            show::print(&report, json)
+            let place = place.transpose()?;
+            if points.open {
+                return show::print(&command::open_points(host, place.as_ref())?, json);
+            }
+            show::print(&command::points(host, place.as_ref())?, json)
         }
         Verb::Diff(diff) => differ(host, &diff.first, &diff.second, json),
         Verb::Forget(forget) => {

@@ -4,12 +4,13 @@ use super::exit;
 use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
-    KeysReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
+    KeysReport, OpenReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
 };
 use crate::error::{Error, Result};
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// A report that can be shown.
 pub trait Show: Serialize {
@@ -213,6 +214,31 @@ impl Show for PointsReport {
     }
 }
 
+impl Show for OpenReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for point in &self.points {
+            writeln!(
+                out,
+                "{}  open for {}  {} entries  {}",
+                point.path,
+                HumanDuration(Duration::from_secs(point.age_seconds)),
+                count(point.entries),
+                bytes(point.bytes)
+            )?;
+            writeln!(out, "  {}", point.next)?;
+        }
+        problems(out, "unreadable", &self.problems)
+    }
+
+    fn code(&self) -> u8 {
+        if self.problems.is_empty() {
+            exit::DONE
+        } else {
+            exit::WARNINGS
+        }
+    }
+}
+
 impl Show for DiffReport {
     fn text(&self, _: &mut dyn Write) -> io::Result<()> {
         Ok(())
@@ -257,6 +283,9 @@ impl Show for CheckReport {
                 writeln!(out, "damaged: {pack}: {why}")?;
             }
         }
+        for warning in &found.warnings {
+            writeln!(out, "warning: {warning}")?;
+        }
         for problem in &found.problems {
             writeln!(out, "damaged: {}: {}", problem.object, problem.sentence)?;
             for path in &problem.lost {
@@ -277,6 +306,13 @@ impl Show for CheckReport {
                 number => format!("{} problems", count(number)),
             }
         )?;
+        if found.packs_hashed > 0 {
+            let packs = count(found.packs_hashed);
+            writeln!(
+                out,
+                "  {packs} packs that came unhashed from other repositories are now hashed and believed"
+            )?;
+        }
         if found.unreferenced_packs > 0 {
             let (packs, size) = (
                 count(found.unreferenced_packs),
@@ -292,10 +328,11 @@ impl Show for CheckReport {
 
     fn code(&self) -> u8 {
         let listed = |rebuilt: &Rebuilt| rebuilt.problems.is_empty();
-        if self.found.is_clean() && self.rebuilt.as_ref().is_none_or(listed) {
-            exit::DONE
-        } else {
-            exit::FAILED
+        let sound = self.found.is_clean() && self.rebuilt.as_ref().is_none_or(listed);
+        match (sound, self.found.warnings.is_empty()) {
+            (false, _) => exit::FAILED,
+            (true, false) => exit::WARNINGS,
+            (true, true) => exit::DONE,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::mount::MountArguments;
 use super::restore::RestoreReport;
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
-use crate::filesystem::{self, FileSystem};
+use crate::filesystem::{self, FileSystem, OpenPointFacts};
 use crate::point::{Catalog, Point};
 use crate::progress::Progress;
 use crate::repository::Repository;
@@ -145,6 +145,11 @@ pub(super) fn check(
         rebuilt: None,
         found,
     })
+}
+
+/// The open points of this host.
+pub(super) fn open_points(state: &Path) -> Result<Vec<OpenPointFacts>> {
+    filesystem::open_points(state)
 }
 
 /// Mounts repositories at `directory`, calls `ready` when it answers, and returns when it was unmounted.

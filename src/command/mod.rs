@@ -8,6 +8,7 @@
 //! | [`restore`] | a restore point, or a part of it, out to plain files |
 //! | [`copy`] | restore points into another repository |
 //! | [`points`] | which restore points there are |
+//! | [`open_points`] | which are open on this host, for how long, and what to do |
 //! | [`diff`] | how two restore points differ |
 //! | [`seal`] | an open restore point becomes a complete one |
 //! | [`forget`] | a restore point goes into the trash |
@@ -26,6 +27,7 @@ mod host;
 mod init;
 mod key;
 mod mount;
+mod open_points;
 mod points;
 mod restore;
 mod seal;
@@ -41,6 +43,7 @@ pub use host::{Host, Selected};
 pub use init::{InitArguments, InitReport, init};
 pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
 pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};
+pub use open_points::{OpenLine, OpenReport, open_points};
 pub use points::{BackupLine, PointLine, PointsReport, points};
 pub use restore::{RestoreReport, restore};
 pub use seal::{SealReport, seal};

@@ -119,19 +119,8 @@ fn stored(catalog: &Catalog) -> Result<(StoredBytes, u64)> {
     };
     let (data, data_packs) = sum(&names::packs(PackKind::Data))?;
     let (trees, tree_packs) = sum(&names::packs(PackKind::Tree))?;
-    let mut records = 0;
-    for prefix in [
-        names::KEYS,
-        names::CONFIG,
-        names::BACKUPS,
-        names::CATALOGUE,
-        names::POINTS,
-        names::MARKS,
-        names::TRASH,
-        names::LEASES,
-        names::SESSIONS,
-        names::CONDEMNED,
-    ] {
+    let mut records = sum(names::KEYS)?.0;
+    for prefix in names::DOCUMENTS {
         records += sum(prefix)?.0;
     }
     let stored = StoredBytes {

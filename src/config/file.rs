@@ -4,7 +4,7 @@ use super::directories::directory_in;
 use super::program;
 use super::size;
 use crate::error::{Error, Kind, Result};
-use crate::store::{CloudOptions, Secret, StoreOptions};
+use crate::store::{AskKeys, CloudOptions, Secret, StoreOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,8 @@ pub struct Reach {
     /// Secret key; better kept out of this file, by `credentials-command`.
     #[serde(default, deserialize_with = "secret")]
     pub secret_key: Option<Secret>,
-    /// A command that prints `{"AccessKeyId": …, "SecretAccessKey": …, "SessionToken": …}`.
+    /// A command that prints `{"AccessKeyId": …, "SecretAccessKey": …, "SessionToken": …, "Expiration": …}`; the last two
+    /// may be missing. It is run again before the keys expire, and when the store refuses them.
     pub credentials_command: Option<String>,
     /// A file that holds the password.
     pub password_file: Option<PathBuf>,
@@ -221,10 +222,13 @@ impl Reach {
             cloud.request_timeout = cloud.request_timeout.min(attempt);
         }
         if let Some(command) = &self.credentials_command {
-            let credentials = program::credentials(command)?;
-            cloud.access_key = Some(credentials.access_key_id);
-            cloud.secret_key = Some(Secret::new(credentials.secret_access_key));
-            cloud.session_token = credentials.session_token.map(Secret::new);
+            let keys = program::keys(command)?;
+            cloud.access_key = Some(keys.access_key);
+            cloud.secret_key = Some(keys.secret_key);
+            cloud.session_token = keys.session_token;
+            cloud.keys_expire = keys.expires;
+            let command = command.clone();
+            cloud.ask_keys = Some(AskKeys::new(move || program::keys(&command)));
         }
         Ok(StoreOptions {
             make_directory,

@@ -2,15 +2,19 @@
 
 use super::acl;
 use super::attributes::{Attributes, SOON};
-use super::directory::LATEST;
+use super::directory::latest_node;
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What};
-use super::open::{Facts, Made, OpenPoint, TOP};
+use super::latest::{LATEST, is_latest};
+use super::open::{Facts, Made, OpenPoint, SealAs, TOP};
 use super::read::{FileHandle, OpenedContent, read_only};
+use super::repositories::MountedRepository;
 use super::xattrs::RESERVED;
 use super::{Answered, FileSystem};
 use crate::clock::Time;
 use crate::error::{Error, Kind};
+use crate::id::ObjectId;
+use crate::point::BackupRecord;
 use std::sync::Arc;
 
 /// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
@@ -18,6 +22,8 @@ const COPY_BYTES_MAX: u64 = 64 << 20;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const RENAME_NOREPLACE: u32 = 1;
+const FIXED_OWNER: &str =
+    "owner and mode of a repository's directory are settings that were chosen when it was made";
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +58,17 @@ pub struct Changes {
     pub size: Option<u64>,
     /// Time of the last change; an inner none stands for now.
     pub mtime: Option<Option<Time>>,
+}
+
+impl Changes {
+    /// Permission bits, owner and group after the change.
+    fn owned(&self, (mode, uid, gid): (u32, u32, u32)) -> (u32, u32, u32) {
+        (
+            self.mode.map_or(mode, |mode| mode & 0o7777),
+            self.uid.unwrap_or(uid),
+            self.gid.unwrap_or(gid),
+        )
+    }
 }
 
 /// Names and values, ascending by name.
@@ -115,11 +132,24 @@ impl FileSystem {
         }
     }
 
-    /// A copy gets its source's owners and set-id bits, which only root and the daemon's owner may give.
+    /// A copy gets its source's owners and set-id bits, which only root and the daemon's owner may give; a copy by
+    /// others is sealed as they wrote it.
     pub(super) fn seal_if_whole(&self, open: &Arc<OpenPoint>) {
-        if open.maker == 0 || open.maker == self.options.uid {
-            open.seal_if_whole();
-        }
+        let may_give = open.maker == 0 || open.maker == self.options.uid;
+        let like = if may_give {
+            SealAs::Source
+        } else {
+            SealAs::Written
+        };
+        let problems = self.problems.clone();
+        open.seal_if_whole(like, move |open, error| {
+            let sentence = format!(
+                "{}: the copy is whole, but could not be sealed and stays open: {error}; seal it with `keepfs seal`, or \
+                 discard it with rmdir",
+                open.path()
+            );
+            problems.note(open.ino(TOP), sentence);
+        });
     }
 
     /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.
@@ -216,13 +246,14 @@ impl FileSystem {
                     return Err(Rule::Exists.into());
                 }
                 let made = repository.catalog.ensure_backup(name);
-                made.map_err(|error| self.noted(&node, error.into()))?;
-                self.lookup(parent, name)
+                let backup = made.map_err(|error| self.noted(&node, error.into()))?;
+                self.hidden_links.made(backup.id, caller.pid);
+                self.lookup(parent, name, caller)
             }
             What::Backup(repository, backup) => {
                 let made = self.make_point(repository, *backup, name, mode, caller);
                 made.map_err(|failure| self.noted(&node, failure))?;
-                self.lookup(parent, name)
+                self.lookup(parent, name, caller)
             }
             _ => {
                 let mode = Mode {
@@ -254,7 +285,7 @@ impl FileSystem {
         Ok(Answered::Found { attributes, kept })
     }
 
-    /// Makes a symbolic link. `latest` is there already, whatever it is said to point to.
+    /// Makes a symbolic link. `latest` leads where it leads, whatever it is said to point to.
     pub fn make_symlink(
         &self,
         parent: u64,
@@ -262,10 +293,18 @@ impl FileSystem {
         target: &[u8],
         caller: Caller,
     ) -> Answer<Answered> {
-        if name == LATEST && matches!(self.inodes.get(parent)?.what, What::Backup(..)) {
-            return match self.lookup(parent, name)? {
+        let directory = self.inodes.get(parent)?;
+        if let What::Backup(repository, backup) = &directory.what
+            && is_latest(name)
+        {
+            self.hidden_links.restore(*backup);
+            return match self.lookup(parent, LATEST, caller)? {
                 found @ Answered::Found { .. } => Ok(found),
-                Answered::Missing { .. } => Err(self.refused(parent)),
+                // No point is complete yet: the tool sees the link that it made, until the kernel asks again.
+                Answered::Missing { .. } => {
+                    let link = latest_node(&directory, repository, *backup, target);
+                    Ok(self.entered(link, SOON))
+                }
             };
         }
         let mode = Mode {
@@ -394,6 +433,17 @@ impl FileSystem {
             }
             // Tools touch the link that they think they made.
             What::Latest(..) => {}
+            What::Repository(repository) => {
+                let settings = repository.catalog.repository().settings();
+                let now = (settings.mode, settings.uid, settings.gid);
+                if changes.size.is_some() || changes.owned(now) != now {
+                    return Err(self.noted(&node, Failure::NotPermitted(FIXED_OWNER.into())));
+                }
+            }
+            What::Backup(repository, backup) => {
+                let set = set_backup(repository, *backup, changes);
+                set.map_err(|failure| self.noted(&node, failure))?;
+            }
             _ => return Err(self.refused(ino)),
         }
         self.stat(ino)
@@ -461,14 +511,14 @@ impl FileSystem {
         name: &[u8],
         value: &[u8],
         flags: i32,
-        _: Caller,
+        caller: Caller,
     ) -> Answer<()> {
         let node = self.inodes.get(ino)?;
         if name.starts_with(RESERVED) {
             return self.set_fact(&node, name, value);
         }
         let What::Open(open, number) = &node.what else {
-            return Err(self.refused(ino));
+            return self.set_directory_acl(&node, name, value, caller);
         };
         let there = open.node(*number, |node| {
             node.xattrs.iter().any(|known| known.0 == name)
@@ -484,6 +534,31 @@ impl FileSystem {
             open.set_xattr(*number, name, Some(value))
         };
         self.after(open, &node, set)
+    }
+
+    /// Directories of repositories and backups have permission bits and no further attributes: an access ACL that
+    /// says no more than bits sets these, as tools copy the bits so.
+    fn set_directory_acl(
+        &self,
+        node: &Node,
+        name: &[u8],
+        value: &[u8],
+        caller: Caller,
+    ) -> Answer<()> {
+        if !matches!(node.what, What::Repository(_) | What::Backup(..)) {
+            return Err(self.refused(node.ino));
+        }
+        match acl::permissions(value) {
+            Some((bits, true)) if name == acl::ACCESS => {
+                let mode = Some(bits);
+                let changes = Changes {
+                    mode,
+                    ..Changes::default()
+                };
+                self.set_attributes(node.ino, &changes, caller).map(drop)
+            }
+            _ => Err(Rule::NotSupported.into()),
+        }
     }
 
     fn set_fact(&self, node: &Node, name: &[u8], value: &[u8]) -> Answer<()> {
@@ -514,8 +589,10 @@ impl FileSystem {
             return Err(Failure::NotPermitted(sentence.to_owned()));
         }
         let node = self.inodes.get(ino)?;
-        let What::Open(open, number) = &node.what else {
-            return Err(self.refused(ino));
+        let (open, number) = match &node.what {
+            What::Open(open, number) => (open, number),
+            What::Repository(_) | What::Backup(..) => return Err(Rule::NoAttribute.into()),
+            _ => return Err(self.refused(ino)),
         };
         let there = open.node(*number, |node| {
             node.xattrs.iter().any(|known| known.0 == name)
@@ -533,7 +610,10 @@ impl FileSystem {
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Answer<()> {
-        if name == LATEST && matches!(self.inodes.get(parent)?.what, What::Backup(..)) {
+        if let What::Backup(_, backup) = &self.inodes.get(parent)?.what
+            && is_latest(name)
+        {
+            self.hidden_links.remove(*backup, self.options.clock.now());
             return Ok(());
         }
         let place = self.place(parent, name)?;
@@ -581,6 +661,7 @@ impl FileSystem {
             (&from.what, &to.what)
         {
             if new_name == LATEST || name == LATEST {
+                self.hidden_links.restore(*new_backup);
                 return Ok(());
             }
             if !Arc::ptr_eq(repository, other) || backup != new_backup {
@@ -627,6 +708,29 @@ impl FileSystem {
             _ => Ok(()),
         }
     }
+}
+
+/// Owner and mode of a backup's directory are in its record; its time is that of its newest point, whatever is set.
+fn set_backup(repository: &MountedRepository, id: ObjectId, changes: &Changes) -> Answer<()> {
+    if changes.size.is_some() {
+        return Err(Rule::IsADirectory.into());
+    }
+    let contents = repository.contents();
+    let found = contents.backups.values().find(|backup| backup.id == id);
+    let backup = found.ok_or(Rule::Stale)?;
+    let now = (backup.record.mode, backup.record.uid, backup.record.gid);
+    let wanted = changes.owned(now);
+    if wanted == now {
+        return Ok(());
+    }
+    let (mode, uid, gid) = wanted;
+    let record = BackupRecord {
+        mode,
+        uid,
+        gid,
+        ..backup.record.clone()
+    };
+    Ok(repository.catalog.change_backup(backup, record)?)
 }
 
 /// An access ACL that says no more than a mode is stored as one.

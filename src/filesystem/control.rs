@@ -1,6 +1,6 @@
 //! The control tree, `.keepfs`: files that a shell can read.
 
-use super::FileSystem;
+use super::{FileSystem, ROOT};
 
 /// The name of the control tree in the mount's root.
 pub(super) const NAME: &str = ".keepfs";
@@ -36,7 +36,14 @@ impl FileSystem {
     pub(super) fn control_text(&self, file: ControlFile) -> String {
         match file {
             ControlFile::Version => concat!("keepfs ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-            ControlFile::Errors => self.problems.text(),
+            ControlFile::Errors => {
+                for repository in self.repositories.iter() {
+                    for sentence in repository.new_contradictions() {
+                        self.problems.note(ROOT, sentence);
+                    }
+                }
+                self.problems.text()
+            }
             ControlFile::Metrics => self.metrics.text(),
         }
     }

@@ -1,9 +1,11 @@
 //! Names in directories: looking one up, and listing all.
 
 use super::attributes::{Attributes, FOREVER, SOON};
+use super::changes::Caller;
 use super::control::{self, ControlFile};
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What, number, number_in_point};
+use super::latest::LATEST;
 use super::open::{OpenPoint, TOP};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{Answered, FileSystem};
@@ -13,9 +15,6 @@ use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The virtual symlink to a backup's newest complete point.
-pub(super) const LATEST: &[u8] = b"latest";
 
 /// One name of a listing.
 #[derive(Debug)]
@@ -57,13 +56,18 @@ const DOTS: u64 = 2;
 impl FileSystem {
     /// The inode of a name in a directory, once more known to the kernel. None: there is no such name, and the
     /// kernel may remember that for the time told.
-    pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Answered> {
+    pub fn lookup(&self, parent: u64, name: &[u8], caller: Caller) -> Answer<Answered> {
         if name.len() > 255 {
             return Err(Rule::NameTooLong.into());
         }
         let parent = self.inodes.get(parent)?;
         let kept = match &parent.what {
             What::Complete(..) => FOREVER,
+            What::Backup(_, id) if name == LATEST && self.is_latest_hidden(*id, caller) => {
+                return Ok(Answered::Missing {
+                    kept: Duration::ZERO,
+                });
+            }
             _ => SOON,
         };
         let found = self
@@ -72,14 +76,24 @@ impl FileSystem {
         let Some(child) = found else {
             return Ok(Answered::Missing { kept });
         };
-        let node = self.inodes.remember(child);
+        Ok(self.entered(child, kept))
+    }
+
+    /// Counts a node as looked up once more.
+    pub(super) fn entered(&self, node: Node, kept: Duration) -> Answered {
+        let node = self.inodes.remember(node);
         match self.attributes(&self.settled(node.clone())) {
-            Some(attributes) => Ok(Answered::Found { attributes, kept }),
+            Some(attributes) => Answered::Found { attributes, kept },
             None => {
                 self.inodes.forget(node.ino, 1);
-                Ok(Answered::Missing { kept: SOON })
+                Answered::Missing { kept: SOON }
             }
         }
+    }
+
+    fn is_latest_hidden(&self, backup: ObjectId, caller: Caller) -> bool {
+        let now = self.options.clock.now();
+        self.hidden_links.from(backup, caller.pid, now)
     }
 
     fn child(&self, parent: &Arc<Node>, name: &[u8]) -> Answer<Option<Node>> {
@@ -400,7 +414,7 @@ fn backup_node(parent: &Arc<Node>, repository: &Arc<MountedRepository>, id: Obje
 }
 
 /// Every target is another inode: the kernel keeps the target of a symlink as long as it keeps its inode.
-fn latest_node(
+pub(super) fn latest_node(
     parent: &Arc<Node>,
     repository: &Arc<MountedRepository>,
     id: ObjectId,

@@ -20,6 +20,7 @@ mod errno;
 mod handle;
 mod holes;
 mod inode;
+mod latest;
 mod metrics;
 mod open;
 mod open_points;
@@ -37,10 +38,12 @@ pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;
 pub use metrics::Metrics;
+pub use open::{OpenPointFacts, open_points};
 pub use read::{Caching, Data};
 pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
+use crate::config::Directories;
 use crate::point::Catalog;
 use directory::DirectoryHandle;
 use handle::Handles;
@@ -71,7 +74,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Owned by the calling user, 8 MiB of reading ahead.
+    /// Owned by the calling user, 8 MiB of reading ahead, the user's own state directory.
     fn default() -> Self {
         Self {
             // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
@@ -79,23 +82,10 @@ impl Default for Options {
             // SAFETY: as above.
             gid: unsafe { libc::getegid() },
             read_ahead_bytes: 8 << 20,
-            state_directory: state_directory(),
+            state_directory: Directories::of_user().state,
             clock: Clock::system(),
         }
     }
-}
-
-/// `/var/lib/keepfs` for root, `$XDG_STATE_HOME/keepfs` or `~/.local/state/keepfs` for others.
-fn state_directory() -> PathBuf {
-    // SAFETY: geteuid reads a number of the process and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
-        return "/var/lib/keepfs".into();
-    }
-    if let Some(state) = std::env::var_os("XDG_STATE_HOME") {
-        return PathBuf::from(state).join("keepfs");
-    }
-    let home = std::env::var_os("HOME").unwrap_or_else(|| "/".into());
-    PathBuf::from(home).join(".local/state/keepfs")
 }
 
 /// What a lookup found.
@@ -127,7 +117,8 @@ pub struct FileSystem {
     holes: HoleCounts,
     read_ahead: ReadAhead,
     small_files: SmallFiles,
-    problems: Problems,
+    hidden_links: latest::Hidden,
+    problems: Arc<Problems>,
     /// Counters, for whoever speaks with the kernel.
     pub metrics: Metrics,
 }
@@ -146,6 +137,10 @@ impl FileSystem {
             .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
             .collect();
         let repositories = Arc::new(repositories);
+        let problems = Problems::new(options.clock.clone());
+        for sentence in repositories::mounted_twice(&repositories) {
+            problems.note(ROOT, sentence);
+        }
         Self {
             open_points: OpenPoints::resume(&options.state_directory, &repositories),
             started: options.clock.now(),
@@ -156,7 +151,8 @@ impl FileSystem {
             holes: HoleCounts::default(),
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
-            problems: Problems::new(options.clock.clone()),
+            hidden_links: latest::Hidden::default(),
+            problems: Arc::new(problems),
             metrics: Metrics::default(),
             options,
         }

@@ -2,8 +2,8 @@
 
 use super::FileSystem;
 use super::changes::{Caller, Mode};
-use super::directory::LATEST;
 use super::errno::{Answer, Rule};
+use super::latest::LATEST;
 use super::open::{Facts, OpenPoint, PARTIAL};
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::error::{Error, Kind};

@@ -10,7 +10,7 @@ use super::repositories::CompletePoint;
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::point::{Extent, Extents, File};
-use crate::repository::{Frame, Location};
+use crate::repository::{Frame, FrameSpan, Location};
 use parking_lot::Mutex;
 use std::fs;
 use std::ops::{Deref, Range};
@@ -131,6 +131,8 @@ impl Caching {
 enum Patience {
     MemoryOnly,
     Waits,
+    /// For no more of each frame than is asked for.
+    WaitsForPart,
 }
 
 impl Reader {
@@ -194,17 +196,23 @@ impl Reader {
     /// The bytes of `range`, which lies in the file; none when that would have to wait and must not.
     fn read(&self, range: &Range<u64>, patience: Patience) -> Result<Option<Data>> {
         let pieces = self.pieces(range)?;
+        let patience = match patience {
+            // Nobody knows whether the rest of the frame will be asked for.
+            Patience::Waits if !self.cursor.lock().streak.in_order(range) => Patience::WaitsForPart,
+            patience => patience,
+        };
         if let [piece] = pieces.as_slice()
             && let Some((id, location)) = &piece.chunk
         {
             let within = within(piece, range);
             let span = location.frame_at(within.start)?;
             if location.offset + within.end <= span.stream_end {
-                let Some(frame) = self.frame(location, within.start, patience)? else {
+                let place = |at: u32| location.offset + at - span.stream_begin;
+                let upto = place(within.end);
+                let Some(frame) = self.frame(location, &span, upto, patience)? else {
                     return Ok(None);
                 };
-                let start = (location.offset + within.start - span.stream_begin) as usize;
-                let bytes = start..start + within.len();
+                let bytes = place(within.start) as usize..upto as usize;
                 check_whole(id, location, &within, &frame[bytes.clone()])?;
                 return Ok(Some(Data::Frame(frame, bytes)));
             }
@@ -237,23 +245,30 @@ impl Reader {
         let mut at = within.start;
         while at < within.end {
             let span = location.frame_at(at)?;
-            let Some(frame) = self.frame(location, at, patience)? else {
+            let upto = within.end.min(span.stream_end - location.offset);
+            let place = |at: u32| location.offset + at - span.stream_begin;
+            let Some(frame) = self.frame(location, &span, place(upto), patience)? else {
                 return Ok(false);
             };
-            let upto = within.end.min(span.stream_end - location.offset);
-            let place = |at: u32| (location.offset + at - span.stream_begin) as usize;
-            bytes.extend_from_slice(&frame[place(at)..place(upto)]);
+            bytes.extend_from_slice(&frame[place(at) as usize..place(upto) as usize]);
             at = upto;
         }
         Ok(true)
     }
 
-    fn frame(&self, location: &Location, at: u32, patience: Patience) -> Result<Option<Frame>> {
+    /// A frame of which the first `upto` bytes are asked for.
+    fn frame(
+        &self,
+        location: &Location,
+        span: &FrameSpan,
+        upto: u32,
+        patience: Patience,
+    ) -> Result<Option<Frame>> {
         let repository = self.point.trees().repository();
-        let span = location.frame_at(at)?;
         match patience {
-            Patience::MemoryOnly => Ok(repository.cached_frame(location, &span)),
-            Patience::Waits => repository.frame(location, &span).map(Some),
+            Patience::MemoryOnly => Ok(repository.cached_frame(location, span, upto)),
+            Patience::Waits => repository.frame(location, span).map(Some),
+            Patience::WaitsForPart => repository.frame_begin(location, span, upto).map(Some),
         }
     }
 

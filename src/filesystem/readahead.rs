@@ -36,6 +36,11 @@ pub(super) struct Streak {
 }
 
 impl Streak {
+    /// Whether a read of `range` goes on where the last one ended, or nearly.
+    pub(super) fn in_order(&self, range: &Range<u64>) -> bool {
+        range.start.abs_diff(self.next) <= DISORDER
+    }
+
     /// What to fetch after a read of `range` in a file of `size` bytes: nothing unless it was in order.
     pub(super) fn next(
         &mut self,
@@ -43,8 +48,7 @@ impl Streak {
         size: u64,
         window_max: u64,
     ) -> Option<Range<u64>> {
-        let in_order = range.start.abs_diff(self.next) <= DISORDER;
-        if !in_order || range.start == 0 {
+        if !self.in_order(range) || range.start == 0 {
             *self = Self {
                 next: range.end,
                 ..Self::default()

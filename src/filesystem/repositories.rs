@@ -2,9 +2,10 @@
 
 use crate::error::Result;
 use crate::id::ObjectId;
-use crate::point::{Backup, Catalog, Contents, Point, Trees};
+use crate::point::{Backup, Catalog, Contents, Origin, Point, Trees};
 use crate::store::Space;
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ pub(super) struct MountedRepository {
     pub(super) trees: Arc<Trees>,
     fresh: Duration,
     space: Mutex<Option<(Instant, Option<Space>)>>,
+    told: Mutex<HashSet<String>>,
 }
 
 impl MountedRepository {
@@ -39,6 +41,7 @@ impl MountedRepository {
             catalog,
             fresh,
             space: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -50,6 +53,17 @@ impl MountedRepository {
                 tracing::warn!("{}: {error}", self.name);
                 self.catalog.contents()
             })
+    }
+
+    /// What does not fit what this host has seen of the repository before: each sentence once.
+    pub(super) fn new_contradictions(&self) -> Vec<String> {
+        let contents = self.contents();
+        let mut told = self.told.lock();
+        let sentences = contents.contradictions.values();
+        sentences
+            .filter(|sentence| told.insert((*sentence).clone()))
+            .map(|sentence| format!("{}: {sentence}", self.name))
+            .collect()
     }
 
     /// A backup by its id.
@@ -106,8 +120,37 @@ impl CompletePoint {
             && (self.point.id, self.point.generation) == (other.point.id, other.point.generation)
     }
 
+    /// This point as the record of a copy names it.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            repository: self.repository.catalog.repository().id(),
+            point: self.point.id,
+            generation: self.point.generation,
+        }
+    }
+
     /// The trees it is read through.
     pub(super) fn trees(&self) -> &Arc<Trees> {
         &self.repository.trees
     }
+}
+
+/// Pairs of mounted repositories that are one and the same by their ids and lie at different places: a sentence each.
+pub(super) fn mounted_twice(repositories: &[Arc<MountedRepository>]) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for (at, one) in repositories.iter().enumerate() {
+        for other in &repositories[at + 1..] {
+            let [first, second] = [one, other].map(|mounted| mounted.catalog.repository());
+            if first.id() == second.id() && first.location() != second.location() {
+                sentences.push(format!(
+                    "{} and {} are two copies of one repository, at {} and {}: write to one of them only, or make the other a repository of its own with `keepfs init` and `keepfs copy`",
+                    one.name,
+                    other.name,
+                    first.location(),
+                    second.location()
+                ));
+            }
+        }
+    }
+    sentences
 }

@@ -37,15 +37,23 @@ impl Workers {
         }
     }
 
-    /// Runs a call that may wait.
-    pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
+    /// Runs a call that may wait, then replies with its answer.
+    pub(super) fn run<A>(
+        &self,
+        call: impl FnOnce() -> A + Send + 'static,
+        reply: impl FnOnce(A) + Send + 'static,
+    ) {
         if self.busy.fetch_add(1, Ordering::Relaxed) < self.busy_max {
-            run_safely(task);
+            let answer = run_safely(call);
+            // Before the reply: the next call of whoever gets it may come to the other receiver at once.
             self.busy.fetch_sub(1, Ordering::Relaxed);
+            if let Some(answer) = answer {
+                run_safely(|| reply(answer));
+            }
             return;
         }
         self.busy.fetch_sub(1, Ordering::Relaxed);
-        if let Err(refused) = self.tasks.send(Box::new(task)) {
+        if let Err(refused) = self.tasks.send(Box::new(move || reply(call()))) {
             // No worker is left; then the call waits here.
             run_safely(refused.into_inner());
         }
@@ -53,10 +61,12 @@ impl Workers {
 }
 
 /// A call that panics answers EIO when its reply is dropped; the thread goes on for everybody else.
-fn run_safely(task: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(task)).is_err() {
+fn run_safely<A>(task: impl FnOnce() -> A) -> Option<A> {
+    let answer = catch_unwind(AssertUnwindSafe(task));
+    if answer.is_err() {
         tracing::error!(
             "a call stopped unexpectedly and was answered with EIO; please report this"
         );
     }
+    answer.ok()
 }

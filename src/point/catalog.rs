@@ -3,15 +3,18 @@
 //! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
 //! a keyed hash of its backup and its name, and records are created only if absent.
 
+mod records;
+
 use super::newest::Newest;
 use super::record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::page::is_name;
-use crate::repository::{Repository, decode, encode};
+use crate::repository::{Repository, encode};
 use crate::store::names::{self, Name};
 use parking_lot::Mutex;
+use records::Records;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,8 +67,10 @@ pub struct Contents {
     pub backups: BTreeMap<Vec<u8>, Arc<Backup>>,
     /// Visible points of each backup, by name.
     pub points: HashMap<ObjectId, BTreeMap<Vec<u8>, Arc<Point>>>,
-    /// Records that cannot be read, by object name, with the reason.
+    /// Records that cannot be read, by object name, with the reason; and what `contradictions` says.
     pub problems: BTreeMap<String, String>,
+    /// Backups of which the store shows less than this host has seen, or something else: a sentence each.
+    pub contradictions: BTreeMap<ObjectId, String>,
 }
 
 impl Contents {
@@ -124,7 +129,8 @@ pub struct Draft {
 impl Catalog {
     /// Reads what is there.
     pub fn open(repository: Arc<Repository>) -> Result<Self> {
-        let newest = Newest::load(repository.cache_directory().join("newest"));
+        let path = repository.cache_directory().join("newest");
+        let newest = Newest::load(path, repository.location());
         let state = State {
             newest,
             ..State::default()
@@ -175,125 +181,24 @@ impl Catalog {
         let (catalogues, points) = (listed(names::CATALOGUE)?, listed(names::POINTS)?);
         let mut state = self.state.lock();
         let mut problems = BTreeMap::new();
-        self.read_backups(&mut state, &backups, &mut problems)?;
-        self.read_catalogues(&mut state, &catalogues, &mut problems)?;
-        self.read_points(&mut state, &points, &mut problems)?;
-        self.read_trash(&mut state, &trash, &mut problems)?;
-        notice_older_state(&mut state, &points, &mut problems);
-        state.contents = Arc::new(visible(&state, &points, problems));
+        let mut records = Records {
+            repository: &self.repository,
+            state: &mut state,
+            problems: &mut problems,
+        };
+        records.read_backups(&backups)?;
+        records.read_catalogues(&catalogues)?;
+        records.read_points(&points)?;
+        records.read_trash(&trash)?;
+        let contradictions = compare_with_seen(&mut state, &points);
+        for (backup, why) in &contradictions {
+            problems.insert(names::backup(*backup), why.clone());
+        }
+        let mut contents = visible(&state, &points, problems);
+        contents.contradictions = contradictions;
+        state.contents = Arc::new(contents);
         state.looked = Some(began);
         Ok(state.contents.clone())
-    }
-
-    fn read_backups(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        let mut newest = HashMap::new();
-        for name in listed {
-            if let Name::Backup(id, n) = name {
-                let highest = newest.entry(*id).or_insert(*n);
-                *highest = (*highest).max(*n);
-            }
-        }
-        state
-            .backups
-            .retain(|id, backup| newest.get(id) == Some(&backup.number));
-        for (id, number) in newest {
-            if state.backups.contains_key(&id) {
-                continue;
-            }
-            let name = Name::Backup(id, number);
-            if let Some(record) = noted(problems, name, self.repository.document(name))? {
-                state
-                    .backups
-                    .insert(id, Arc::new(Backup { id, number, record }));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_catalogues(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        for name in listed {
-            let Name::Catalogue(id) = name else { continue };
-            if state.catalogues.contains(id) {
-                continue;
-            }
-            let Some(catalogue) =
-                noted::<Catalogue>(problems, *name, self.repository.document(*name))?
-            else {
-                continue;
-            };
-            for entry in catalogue.points {
-                let key = (entry.id, entry.generation);
-                if let Some(point) = noted(problems, *name, point_of(key, &entry.record))? {
-                    state.records.entry(key).or_insert(Arc::new(point));
-                    state.covered.insert(key);
-                }
-            }
-            state.catalogues.insert(*id);
-        }
-        Ok(())
-    }
-
-    fn read_points(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        for name in listed {
-            let Name::Point(id, generation) = name else {
-                continue;
-            };
-            let key = (*id, *generation);
-            if state.records.contains_key(&key) {
-                continue;
-            }
-            let read = self
-                .repository
-                .document_bytes(*name)
-                .and_then(|bytes| point_of(key, &bytes));
-            if let Some(point) = noted(problems, *name, read)? {
-                state.records.insert(key, Arc::new(point));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_trash(
-        &self,
-        state: &mut State,
-        listed: &[Name],
-        problems: &mut BTreeMap<String, String>,
-    ) -> Result<()> {
-        let present: HashSet<_> = listed
-            .iter()
-            .filter_map(|name| match name {
-                Name::Trash(id, generation) => Some((*id, *generation)),
-                _ => None,
-            })
-            .collect();
-        state.trash.retain(|key, _| present.contains(key));
-        for key in present {
-            if state.trash.contains_key(&key) {
-                continue;
-            }
-            let name = Name::Trash(key.0, key.1);
-            // What cannot be read still hides its point: it was forgotten by somebody who held the key.
-            let trash: Option<Trash> = noted(problems, name, self.repository.document(name))?;
-            state
-                .trash
-                .insert(key, trash.is_none_or(|trash| !trash.undone));
-        }
-        Ok(())
     }
 
     /// The backup of this name, made if there is none.
@@ -509,10 +414,18 @@ impl Catalog {
 
     /// Removes a backup: a new record says so. The caller has seen that it holds no point.
     pub fn remove_backup(&self, backup: &Backup) -> Result<()> {
-        let record = BackupRecord {
-            removed: true,
-            ..backup.record.clone()
-        };
+        let removed = true;
+        self.change_backup(
+            backup,
+            BackupRecord {
+                removed,
+                ..backup.record.clone()
+            },
+        )
+    }
+
+    /// Gives a backup a new record. Fails with `AlreadyExists` when somebody else changed it meanwhile.
+    pub fn change_backup(&self, backup: &Backup, record: BackupRecord) -> Result<()> {
         self.repository
             .create_document(Name::Backup(backup.id, backup.number + 1), &record)?;
         self.refresh()?;
@@ -534,45 +447,22 @@ fn taken(backup: &Backup, name: &[u8]) -> Error {
     Error::new(Kind::AlreadyExists, message)
 }
 
-fn point_of((id, generation): (ObjectId, u64), bytes: &[u8]) -> Result<Point> {
-    Ok(Point {
-        id,
-        generation,
-        record: decode(bytes)?,
-        hash: *blake3::hash(bytes).as_bytes(),
-    })
-}
-
-/// What is damaged or gone is noted and passed over, so that everything else can be used; other failures are told.
-fn noted<T>(
-    problems: &mut BTreeMap<String, String>,
-    name: Name,
-    result: Result<T>,
-) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::WrongKey) => {
-            tracing::warn!("{name} cannot be read: {error}");
-            problems.insert(name.to_string(), error.to_string());
-            Ok(None)
-        }
-        Err(error) if error.kind() == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Notes backups of which the store shows less than this host has seen before.
-fn notice_older_state(state: &mut State, listed: &[Name], problems: &mut BTreeMap<String, String>) {
+/// Backups of which the store shows less than this host has seen before, or something else.
+fn compare_with_seen(state: &mut State, listed: &[Name]) -> BTreeMap<ObjectId, String> {
     let State {
-        newest, records, ..
+        newest,
+        records,
+        backups,
+        ..
     } = state;
     let shown = listed.iter().filter_map(|name| match name {
         Name::Point(id, generation) => records.get(&(*id, *generation)),
         _ => None,
     });
-    for (backup, why) in newest.compare(shown) {
-        problems.insert(names::backup(backup), why);
-    }
+    newest.compare(shown, |id| match backups.get(&id) {
+        Some(backup) => String::from_utf8_lossy(backup.name()).into_owned(),
+        None => id.to_string(),
+    })
 }
 
 fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -> Contents {

@@ -5,6 +5,7 @@
 //! therefore rewrites one leaf and the pages above it.
 
 use super::entry::{Attributes, Content, Entry, Extent, Node, Owner, Tree};
+use crate::chunk::is_page_boundary;
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
@@ -52,8 +53,10 @@ pub struct PageLimits {
 }
 
 impl PageLimits {
-    fn closes(&self, length: usize, boundary: u32) -> bool {
-        length >= self.max || length >= self.min && boundary.is_multiple_of(self.average)
+    /// Whether a page of this length ends behind the item with this hash; a hole has none.
+    fn closes(&self, length: usize, hash: Option<&[u8; 32]>) -> bool {
+        let is_boundary = |hash| is_page_boundary(hash, self.average);
+        length >= self.max || length >= self.min && hash.is_some_and(is_boundary)
     }
 }
 
@@ -218,10 +221,6 @@ fn emit(sink: &mut dyn PageSink, bytes: &[u8]) -> Result<ChunkId> {
     Ok(id)
 }
 
-fn boundary_of(bytes: &[u8; 32]) -> u32 {
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
 /// The levels of inner pages above a sequence of leaves.
 struct Levels {
     levels: Vec<Vec<Child>>,
@@ -241,8 +240,7 @@ impl Levels {
             if self.levels.len() == level {
                 self.levels.push(Vec::new());
             }
-            let closes =
-                INNER_PAGE.closes(self.levels[level].len() + 1, boundary_of(&child.page.0));
+            let closes = INNER_PAGE.closes(self.levels[level].len() + 1, Some(&child.page.0));
             self.levels[level].push(child);
             if !closes {
                 break;
@@ -323,9 +321,11 @@ impl DirectoryWriter {
             0
         };
         self.leaf_bytes += 192 + entry.name.len() + extra + target;
-        let boundary = boundary_of(blake3::hash(&entry.name).as_bytes());
+        let hash = blake3::hash(&entry.name);
         self.leaf.push(entry);
-        if DIRECTORY_PAGE.closes(self.leaf.len(), boundary) || self.leaf_bytes >= PAGE_BYTES {
+        if DIRECTORY_PAGE.closes(self.leaf.len(), Some(hash.as_bytes()))
+            || self.leaf_bytes >= PAGE_BYTES
+        {
             self.close_leaf(sink)?;
         }
         Ok(())
@@ -408,8 +408,8 @@ impl ContentWriter {
         }
         self.leaf.push(extent);
         self.paged |= self.leaf.len() > INLINE_EXTENTS_MAX;
-        let boundary = extent.chunk.map_or(1, |id| boundary_of(&id.0));
-        if self.paged && LIST_PAGE.closes(self.leaf.len(), boundary) {
+        let hash = extent.chunk.as_ref().map(|id| &id.0);
+        if self.paged && LIST_PAGE.closes(self.leaf.len(), hash) {
             self.close_leaf(sink)?;
         }
         Ok(())

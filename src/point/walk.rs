@@ -41,7 +41,7 @@ impl Walk {
     }
 
     /// Does not descend into the directory that was just visited; its `Leave` is not told.
-    pub fn skip(&mut self) {
+    pub fn skip_below(&mut self) {
         if let Some((_, length)) = self.open.pop() {
             self.path.truncate(length);
         }

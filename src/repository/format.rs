@@ -81,6 +81,13 @@
 //! An `index/` segment's body is laid out in [`Segment`] (`segment.rs`): packs, frames, chunks. A
 //! segment that another one present replaces is ignored. A chunk may stand in several segments; any will do.
 //!
+//! A pack's origin says whose frames it holds unhashed: its writer decrypted and encrypted them and believed the ids.
+//! When all of them have been hashed later (`check --read-data`), a new segment lists the pack with origin zero, in place
+//! of the segments that listed it otherwise; head and directory of the pack never change. So the index may say zero where
+//! the pack names an origin, and that is the truth; any other difference is damage. An index made anew from packs alone
+//! begins with what the packs say. A reader, which hashes what it reads, need not care; a writer must not take a chunk of
+//! a pack with an origin for a chunk that it has hashed itself, unless it copies from that same origin.
+//!
 //! ```text
 //!  pack's stream    │ chunk │ chunk │ chunk │        chunk           │
 //!                   ├───────────────────────┼───────────┬────────────┤
@@ -90,8 +97,10 @@
 //! ```
 //! Find the frames of the pack that the chunk's part of the stream (offset, length) touches, read them from the
 //! object, decrypt, decompress those that are shorter than their part of the stream, and cut the chunk out. Its
-//! BLAKE3 is its id: check it. Head, directory and trailer (`pack.rs`) say the same as the index, so that the index
-//! can be made anew from packs alone; a reader that has the index needs none of them.
+//! BLAKE3 is its id: check it. A zstd frame has one or more blocks: who needs only its first bytes may stop
+//! decompressing at the end of the block that holds the last of them, but decrypts all of the frame first, as the tag
+//! is that of the whole. Head, directory and trailer (`pack.rs`) say the same as the index, so that the index can be
+//! made anew from packs alone; a reader that has the index needs none of them.
 //!
 //! # From a point to its files
 //!
@@ -104,7 +113,7 @@
 //!
 //! # What is measured
 //!
-//! The default limits of cutting (128 KiB, 512 KiB, 2 MiB), the pieces of 256 KiB and groups of 2 MiB, and the
+//! The default limits of cutting (128 KiB, 512 KiB, 2 MiB), the pieces of 256 KiB, their blocks of 64 KiB, groups, and the
 //! lengths of pages are constants of the writer, not promises of the format: a reader takes what it finds, up to 8 MiB
 //! for a chunk or frame and 16 levels of pages.
 //!

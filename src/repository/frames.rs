@@ -12,12 +12,12 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A decompressed frame.
+/// A decompressed frame, or the first bytes of it.
 pub type Frame = Arc<Vec<u8>>;
 type Key = (ObjectId, u32);
 type Slot = Arc<Mutex<Option<Frame>>>;
 
-/// Frames with their decompressed lengths.
+/// Frames with their decompressed lengths; one of which only the first bytes are there counts as whole.
 #[derive(Debug)]
 struct Held {
     frames: LruCache<Key, (Slot, u32)>,
@@ -104,32 +104,40 @@ impl Repository {
 
     /// A decompressed frame of the pack that `location` names.
     pub fn frame(&self, location: &Location, span: &FrameSpan) -> Result<Frame> {
+        self.frame_begin(location, span, span.plain_bytes())
+    }
+
+    /// At least the first `upto` bytes of a frame. Whoever reads here and there pays for no more; who comes back for
+    /// what lies behind them gets the whole. All of it is authenticated either way.
+    pub fn frame_begin(&self, location: &Location, span: &FrameSpan, upto: u32) -> Result<Frame> {
         let slot = self
             .frames
             .slot((location.pack.id, span.number), span.plain_bytes());
         let mut filled = slot.lock();
-        if let Some(frame) = &*filled {
-            return Ok(frame.clone());
-        }
+        let upto = match &*filled {
+            Some(frame) if frame.len() >= upto as usize => return Ok(frame.clone()),
+            Some(_) => span.plain_bytes(),
+            None => upto,
+        };
         let bytes = self.stored(location, span.object_range())?;
-        let frame = Arc::new(
-            self.frames
-                .reader(&self.access, location)?
-                .plain(span, bytes.into())?,
-        );
+        let frame = Arc::new(self.frames.reader(&self.access, location)?.plain_begin(
+            span,
+            bytes.into(),
+            upto,
+        )?);
         *filled = Some(frame.clone());
         Ok(frame)
     }
 
-    /// The frame if it is in memory; never waits.
-    pub fn cached_frame(&self, location: &Location, span: &FrameSpan) -> Option<Frame> {
+    /// At least the first `upto` bytes of the frame if they are in memory; never waits.
+    pub fn cached_frame(&self, location: &Location, span: &FrameSpan, upto: u32) -> Option<Frame> {
         let slot = {
             let mut guard = self.frames.frames.lock();
             let (slot, _) = guard.frames.get(&(location.pack.id, span.number))?;
             slot.clone()
         };
         let filled = slot.try_lock()?;
-        filled.clone()
+        filled.clone().filter(|frame| frame.len() >= upto as usize)
     }
 
     /// Reads these frames of one pack (ascending, gaps allowed) into the cache with as few requests as sense makes.
@@ -145,13 +153,13 @@ impl Repository {
                 })
                 .collect();
             let mut locks: Vec<_> = slots.iter().map(|slot| slot.try_lock()).collect();
-            let wanted = |lock: &Option<parking_lot::MutexGuard<'_, Option<Frame>>>| {
-                lock.as_ref().is_some_and(|slot| slot.is_none())
-            };
-            let Some(first) = locks.iter().position(wanted) else {
+            for (span, lock) in run.iter().zip(&mut locks) {
+                lock.take_if(|slot| slot.as_ref().is_some_and(|frame| is_whole(span, frame)));
+            }
+            let Some(first) = locks.iter().position(Option::is_some) else {
                 continue;
             };
-            let last = locks.iter().rposition(wanted).unwrap_or(first);
+            let last = locks.iter().rposition(Option::is_some).unwrap_or(first);
             let base = run[first].object_range().start;
             let Ok(bytes) = self.stored(location, base..run[last].object_range().end) else {
                 continue;
@@ -160,14 +168,15 @@ impl Repository {
                 continue;
             };
             for (span, lock) in run.iter().zip(&mut locks).take(last + 1).skip(first) {
-                let Some(slot) = lock.as_mut().filter(|slot| slot.is_none()) else {
+                let Some(mut slot) = lock.take() else {
                     continue;
                 };
                 let range = span.object_range();
                 let stored =
                     bytes[(range.start - base) as usize..(range.end - base) as usize].to_vec();
-                **slot = reader.plain(span, stored).ok().map(Arc::new);
-                *lock = None;
+                if let Ok(plain) = reader.plain(span, stored) {
+                    *slot = Some(Arc::new(plain));
+                }
             }
         }
     }
@@ -232,6 +241,10 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+fn is_whole(span: &FrameSpan, frame: &Frame) -> bool {
+    frame.len() == span.plain_bytes() as usize
 }
 
 /// Runs of frames that lie together, none longer than one request should be.

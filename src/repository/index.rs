@@ -57,9 +57,9 @@ impl Location {
         Ok(frames)
     }
 
-    /// Whether the chunk's content was hashed by whoever wrote it here, or came unhashed from `origin`.
+    /// Whether the chunk's content was hashed here, by its writer or by a check, or came unhashed from `origin`.
     pub fn trusted(&self, origin: Option<ObjectId>) -> bool {
-        self.pack.origin == ObjectId::default() || Some(self.pack.origin) == origin
+        self.pack.hashed() || Some(self.pack.origin) == origin
     }
 }
 
@@ -234,18 +234,17 @@ impl Index {
         file.keep(&id.to_string())
     }
 
-    /// Where the chunk is; when several packs hold it, one that is trusted for `origin` if there is one.
+    /// Where the chunk is; when several packs or segments list it, one that is trusted for `origin` if there is one.
     pub(crate) fn find(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
         let mut other = None;
         for segment in self.segments.read().iter() {
-            let Some(chunk) = segment.find(id)? else {
-                continue;
-            };
-            let location = locate(segment, &chunk)?;
-            if location.trusted(origin) {
-                return Ok(Some(location));
+            for chunk in segment.find(id)? {
+                let location = locate(segment, &chunk?)?;
+                if location.trusted(origin) {
+                    return Ok(Some(location));
+                }
+                other = other.or(Some(location));
             }
-            other = other.or(Some(location));
         }
         Ok(other)
     }
@@ -290,14 +289,43 @@ impl Index {
         let Some(chosen) = tier_to_merge(&self.segments()) else {
             return Ok(0);
         };
+        self.publish_merger(access, &chosen, &HashSet::new())?;
+        Ok(chosen.len())
+    }
+
+    /// Publishes that every chunk of these packs was hashed here: the segments that say otherwise are merged into one
+    /// that says so, and takes their place. One creation, so a crash leaves either the old state or the new one.
+    pub(crate) fn publish_hashed(&self, access: &Access, packs: &HashSet<ObjectId>) -> Result<()> {
+        let _one_at_a_time = self.merging.lock();
+        let mut chosen = Vec::new();
+        for segment in self.segments().iter() {
+            for number in 0..segment.pack_count() {
+                let pack = segment.pack(number)?;
+                if !pack.hashed() && packs.contains(&pack.id) {
+                    chosen.push(segment.clone());
+                    break;
+                }
+            }
+        }
+        match chosen.is_empty() {
+            true => Ok(()),
+            false => self.publish_merger(access, &chosen, packs),
+        }
+    }
+
+    fn publish_merger(
+        &self,
+        access: &Access,
+        segments: &[Arc<Segment>],
+        hashed: &HashSet<ObjectId>,
+    ) -> Result<()> {
         let mut file = CacheFile::new(&self.directory)?;
-        segment::merge(&chosen, &mut file)?;
+        segment::merge(segments, hashed, &mut file)?;
         let id = ObjectId::random();
         let path = file.keep(&id.to_string())?;
         let merged = Segment::map(id, &path)?;
         self.upload(access, id, &path, merged.body_bytes())?;
-        self.adopt(merged)?;
-        Ok(chosen.len())
+        self.adopt(merged)
     }
 
     fn upload(

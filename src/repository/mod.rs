@@ -38,6 +38,7 @@ use bytes::Bytes;
 use crypto::{ObjectKind, Owner};
 use frames::FrameCache;
 use index::Index;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,9 +86,10 @@ pub struct Settings {
     pub more: Vec<(String, String)>,
 }
 
-/// Chosen by measurement; see `format` for the figures.
-/// An average of 512 KiB finds 0.6 % more duplicates in two large files and 2 % more in a disk image than 1 MiB, for
-/// twice the records in the index; frames do not depend on it.
+/// With averages of 256 KiB, 512 KiB and 1 MiB, the other limits in proportion, two files of 1 GiB keep 2129, 2133 and
+/// 2136 MB of distinct plain chunks, 6953, 3527 and 1725 of them. A disk image of 2 GiB cut by content keeps 986, 998
+/// and 1014 MB, and a later state of it adds 189, 307 and 525 MB; but images are cut in blocks. So 512 KiB halves the
+/// index against 256 KiB at little cost for files. Frames do not depend on it.
 pub const DEFAULT_CUT: CutLimits = CutLimits {
     min: 128 << 10,
     average: 512 << 10,
@@ -409,6 +411,14 @@ impl Repository {
     ) -> Result<()> {
         self.require_writable()?;
         self.index.publish_replacing(&self.access, packs, replaced)
+    }
+
+    /// Publishes that somebody has read these packs from the store and hashed every chunk in them: from now on they are
+    /// believed as if they had been written here. The packs stay as they are.
+    pub fn publish_hashed(&self, packs: &HashSet<ObjectId>) -> Result<()> {
+        self.require_writable()?;
+        self.index.refresh(&self.access)?;
+        self.index.publish_hashed(&self.access, packs)
     }
 
     /// A document. `NotFound` when there is none of this name.

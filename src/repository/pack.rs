@@ -24,7 +24,9 @@ use super::segment::PackEntry;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId, random_bytes};
 use crate::store::names::PackKind;
+use std::cell::RefCell;
 use std::ops::Range;
+use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 const MAGIC: &[u8; 4] = b"kfpk";
 const END: &[u8; 8] = b"kfpkend\n";
@@ -42,6 +44,8 @@ pub const CHUNK_BYTES_MAX: usize = 8 << 20;
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
 /// No pack's stream is longer: offsets in it are 32 bits wide.
 pub(crate) const STREAM_BYTES_MAX: u64 = 3 << 30;
+/// A zstd frame's header has at most so many bytes.
+const ZSTD_HEADER_BYTES: usize = 18;
 /// A directory longer than this is hostile: 1 Mi chunks and 1 Mi frames.
 const DIRECTORY_BYTES_MAX: usize = 64 << 20;
 
@@ -104,6 +108,12 @@ pub struct Payload {
     pub bytes: Vec<u8>,
     /// Bytes once decompressed.
     pub plain_bytes: u32,
+}
+
+impl Payload {
+    fn is_raw(&self) -> bool {
+        self.bytes.len() == self.plain_bytes as usize
+    }
 }
 
 /// Builds a pack's bytes; the caller streams them to a store.
@@ -349,7 +359,17 @@ impl PackReader {
 
     /// Decrypts and decompresses a frame.
     pub fn plain(&self, frame: &FrameSpan, bytes: Vec<u8>) -> Result<Vec<u8>> {
-        decompress(self.payload(frame, bytes)?).map_err(|error| {
+        self.plain_begin(frame, bytes, frame.plain_bytes())
+    }
+
+    /// Decrypts a frame, all of which is authenticated, and decompresses at least its first `upto` plain bytes.
+    pub fn plain_begin(&self, frame: &FrameSpan, bytes: Vec<u8>, upto: u32) -> Result<Vec<u8>> {
+        let payload = self.payload(frame, bytes)?;
+        let plain = match upto < frame.plain_bytes() {
+            true => decompress_begin(payload, upto as usize),
+            false => decompress(payload),
+        };
+        plain.map_err(|error| {
             error.context(format!("frame {} of pack {}", frame.number, self.owner.id))
         })
     }
@@ -405,40 +425,79 @@ impl PackReader {
     }
 }
 
-/// The plain bytes of a payload; `Damaged` unless they are exactly as many as announced.
-pub fn decompress(payload: Payload) -> Result<Vec<u8>> {
-    let plain_bytes = payload.plain_bytes as usize;
-    if payload.bytes.len() == plain_bytes {
-        return Ok(payload.bytes);
+/// Decompresses with this thread's context; `Damaged` when zstd refuses.
+fn with_decompressor<T>(
+    decompress: impl FnOnce(&mut DCtx<'static>) -> std::result::Result<T, usize>,
+) -> Result<T> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
     }
-    if plain_bytes > FRAME_BYTES_MAX {
-        return Err(Error::new(
+    DECOMPRESSOR.with_borrow_mut(|context| {
+        let done = context.reset(ResetDirective::SessionOnly);
+        done.and_then(|_| decompress(context)).map_err(|code| {
+            let why = zstd_safe::get_error_name(code);
+            Error::new(Kind::Damaged, format!("decompression failed: {why}"))
+        })
+    })
+}
+
+/// Room for the plain bytes of a compressed payload.
+fn plain_buffer(payload: &Payload) -> Result<Vec<u8>> {
+    match payload.plain_bytes as usize {
+        plain_bytes if plain_bytes <= FRAME_BYTES_MAX => Ok(Vec::with_capacity(plain_bytes)),
+        _ => Err(Error::new(
             Kind::Damaged,
             "a frame is longer than any that keepfs writes",
-        ));
+        )),
     }
-    thread_local! {
-        static DECOMPRESSOR: std::cell::RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// The plain bytes of a payload; `Damaged` unless they are exactly as many as announced.
+pub fn decompress(payload: Payload) -> Result<Vec<u8>> {
+    if payload.is_raw() {
+        return Ok(payload.bytes);
     }
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        let decompressor = match slot {
-            Some(decompressor) => decompressor,
-            None => slot.insert(
-                zstd::bulk::Decompressor::new()
-                    .map_err(|error| Error::io("making a zstd context", error))?,
-            ),
-        };
-        let plain = decompressor
-            .decompress(&payload.bytes, plain_bytes)
-            .map_err(|error| Error::new(Kind::Damaged, format!("decompression failed: {error}")))?;
-        if plain.len() != plain_bytes {
-            return Err(Error::new(
-                Kind::Damaged,
-                "a frame has another length than announced",
-            ));
+    let mut plain = plain_buffer(&payload)?;
+    with_decompressor(|context| context.decompress(&mut plain, &payload.bytes))?;
+    if plain.len() != payload.plain_bytes as usize {
+        return Err(another_length());
+    }
+    Ok(plain)
+}
+
+fn another_length() -> Error {
+    Error::new(Kind::Damaged, "a frame has another length than announced")
+}
+
+/// The first plain bytes of a payload: as many whole blocks as hold `upto` of them. `Damaged` when it has not so many.
+fn decompress_begin(payload: Payload, upto: usize) -> Result<Vec<u8>> {
+    if payload.is_raw() {
+        return Ok(payload.bytes);
+    }
+    let mut plain = plain_buffer(&payload)?;
+    let bytes = with_decompressor(|context| {
+        // Who refers further back than a frame may be long must not make us hold so much.
+        context.set_parameter(DParameter::WindowLogMax(FRAME_BYTES_MAX.ilog2()))?;
+        let mut output = OutBuffer::around(&mut plain);
+        // It is given only the bytes that it asks for, first a header, then block by block: given all, it would
+        // decompress one block more.
+        let (mut asked, mut at) = (ZSTD_HEADER_BYTES, 0);
+        while output.pos() < upto && asked > 0 && at < payload.bytes.len() {
+            let end = at.saturating_add(asked).min(payload.bytes.len());
+            let mut input = InBuffer {
+                src: &payload.bytes[..end],
+                pos: at,
+            };
+            asked = context.decompress_stream(&mut output, &mut input)?;
+            at = input.pos;
         }
-        Ok(plain)
-    })
+        Ok(output.pos())
+    })?;
+    if bytes < upto {
+        return Err(another_length());
+    }
+    plain.shrink_to_fit();
+    Ok(plain)
 }
 
 /// The last bytes of a pack.

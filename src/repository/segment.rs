@@ -4,16 +4,21 @@
 //!  0  "kfix"   4  u16 version (1)   6  u16 zero
 //!  8  u32 packs   12  u32 replaced segments   16  u64 frames   24  u64 chunks
 //! 32  for each segment that this one replaces: 16 id
-//!     for each pack:  16 id, 16 origin (zero: its writer hashed every chunk), u32 kind (1 data, 2 tree),
-//!                     u32 object length, u32 number of its first frame record, u32 frames, u32 key epoch, u32 zero, 32 salt
+//!     for each pack:  16 id, 16 origin (zero: every chunk was hashed here, by the pack's writer or by a check since; else
+//!                     as in the pack's head), u32 kind (1 data, 2 tree), u32 object length, u32 number of its first frame record, u32 frames, u32 key epoch, u32 zero, 32 salt
 //!     for each frame: u32 end in the stream, u32 end in the object
 //!     for each chunk, ascending by id: 32 id, u32 pack (its place in this list), u32 offset in the stream, u32 length
 //! ```
-//! A segment is ignored when another one that is present replaces it, so merging needs no deletion.
+//! A segment is ignored when another one that is present replaces it, so merging needs no deletion. Several may list the
+//! same pack; if one of them says that it was hashed, it was.
 //!
 //! The cache file is the body, padded to 4 KiB, then 8 bytes of BLAKE3 for each 4 KiB of it, a filter, and a footer.
 //! It is mapped; a block is verified when it is first used. The filter (a blocked Bloom filter, 10 bits a chunk in
 //! blocks of 512 bits, 6 bits set) answers "not here" without touching the records.
+
+mod merge;
+
+pub(crate) use merge::merge;
 
 use super::codec::Fields;
 use super::pack::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES, PackFacts};
@@ -113,7 +118,7 @@ impl Counts {
 pub struct PackEntry {
     /// The pack.
     pub id: ObjectId,
-    /// Zero, or the repository whose frames it holds unhashed.
+    /// Zero when its chunks were hashed here, else the repository whose frames it holds unhashed.
     pub origin: ObjectId,
     /// Data or trees.
     pub kind: PackKind,
@@ -129,6 +134,21 @@ pub struct PackEntry {
 }
 
 impl PackEntry {
+    /// Whether every chunk in it was hashed here, by its writer or by a check.
+    pub fn hashed(&self) -> bool {
+        self.origin == ObjectId::default()
+    }
+
+    /// Whether both describe the same pack alike, whoever hashed it and wherever its frames are listed.
+    fn same_pack(&self, other: &Self) -> bool {
+        let plain = |entry: &Self| Self {
+            origin: ObjectId::default(),
+            first_frame: 0,
+            ..*entry
+        };
+        plain(self) == plain(other)
+    }
+
     fn encode(&self) -> [u8; PACK_BYTES] {
         let mut bytes = [0; PACK_BYTES];
         bytes[..16].copy_from_slice(&self.id.0);
@@ -681,28 +701,17 @@ impl Segment {
         self.frame(pack, low)
     }
 
-    /// Where this chunk is, if the segment lists it.
-    pub fn find(&self, id: &ChunkId) -> Result<Option<ChunkEntry>> {
-        if self.counts.chunks == 0 || !self.filter_allows(id) {
-            return Ok(None);
-        }
-        let number = self.lower_bound(id)?;
-        if number == self.counts.chunks {
-            return Ok(None);
-        }
-        let chunk = self.chunk(number)?;
-        if chunk.id != *id {
-            return Ok(None);
-        }
-        if chunk.length as usize > CHUNK_BYTES_MAX
-            || chunk.offset.checked_add(chunk.length).is_none()
-        {
-            return Err(Error::new(
-                Kind::Damaged,
-                format!("index segment {} lists an impossible chunk {id}", self.id),
-            ));
-        }
-        Ok(Some(chunk))
+    /// Everywhere that this chunk is, as far as the segment lists it: each pack that holds it once.
+    pub fn find(&self, id: &ChunkId) -> Result<Found<'_>> {
+        let none = self.counts.chunks == 0 || !self.filter_allows(id);
+        Ok(Found {
+            segment: self,
+            id: *id,
+            next: match none {
+                true => self.counts.chunks,
+                false => self.lower_bound(id)?,
+            },
+        })
     }
 
     fn filter_allows(&self, id: &ChunkId) -> bool {
@@ -744,71 +753,46 @@ impl Segment {
     }
 }
 
-/// Writes the merger of several segments, which replaces them (and what they replaced), into a cache file.
-pub(crate) fn merge(segments: &[std::sync::Arc<Segment>], output: &mut CacheFile) -> Result<()> {
-    let mut replaced: Vec<ObjectId> = segments.iter().map(|segment| segment.id).collect();
-    for segment in segments {
-        replaced.extend(segment.replaced()?);
-    }
-    replaced.sort_unstable();
-    replaced.dedup();
-    let counts = Counts {
-        packs: segments.iter().map(|segment| segment.counts.packs).sum(),
-        replaced: replaced.len() as u32,
-        frames: segments.iter().map(|segment| segment.counts.frames).sum(),
-        chunks: segments.iter().map(|segment| segment.counts.chunks).sum(),
-    };
-    output.write(&counts.encode())?;
-    for id in &replaced {
-        output.write(&id.0)?;
-    }
-    let (mut first_pack, mut first_frame) = (Vec::new(), 0u32);
-    let mut packs = 0u32;
-    for segment in segments {
-        first_pack.push(packs);
-        packs += segment.counts.packs;
-        for number in 0..segment.counts.packs {
-            let mut pack = segment.pack(number)?;
-            pack.first_frame += first_frame;
-            output.write(&pack.encode())?;
-        }
-        first_frame += segment.counts.frames as u32;
-    }
-    for segment in segments {
-        let range = segment.counts.frames_at()..segment.counts.chunks_at();
-        output.write(segment.verified_bytes(range)?)?;
-    }
-    let mut heap = std::collections::BinaryHeap::new();
-    let entry = |place: usize, number: u64| -> Result<_> {
-        let segment = &segments[place];
-        if number == segment.counts.chunks {
+/// The records of one chunk in a segment.
+#[derive(Debug)]
+pub struct Found<'a> {
+    segment: &'a Segment,
+    id: ChunkId,
+    next: u64,
+}
+
+impl Found<'_> {
+    fn read(&self) -> Result<Option<ChunkEntry>> {
+        if self.next >= self.segment.counts.chunks {
             return Ok(None);
         }
-        let mut chunk = segment.chunk(number)?;
-        chunk.pack += first_pack[place];
-        Ok(Some(std::cmp::Reverse((
-            chunk.id,
-            chunk.pack,
-            chunk.offset,
-            chunk.length,
-            place,
-            number,
-        ))))
-    };
-    for place in 0..segments.len() {
-        heap.extend(entry(place, 0)?);
+        let chunk = self.segment.chunk(self.next)?;
+        if chunk.id != self.id {
+            return Ok(None);
+        }
+        if chunk.length as usize > CHUNK_BYTES_MAX
+            || chunk.offset.checked_add(chunk.length).is_none()
+        {
+            let message = format!(
+                "index segment {} lists an impossible chunk {}",
+                self.segment.id, self.id
+            );
+            return Err(Error::new(Kind::Damaged, message));
+        }
+        Ok(Some(chunk))
     }
-    while let Some(std::cmp::Reverse((id, pack, offset, length, place, number))) = heap.pop() {
-        output.write(
-            &ChunkEntry {
-                id,
-                pack,
-                offset,
-                length,
-            }
-            .encode(),
-        )?;
-        heap.extend(entry(place, number + 1)?);
+}
+
+impl Iterator for Found<'_> {
+    type Item = Result<ChunkEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = self.read().transpose();
+        // After an error there is nothing more: the records that follow are no better.
+        self.next = match found {
+            Some(Ok(_)) => self.next + 1,
+            _ => self.segment.counts.chunks,
+        };
+        found
     }
-    Ok(())
 }

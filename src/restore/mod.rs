@@ -317,7 +317,7 @@ impl<'a> Walker<'a> {
                     if let Err(error) = self.levels.enter(entry.clone()) {
                         let path = self.levels.path_of(&entry.name);
                         self.shared.problem(&path, error);
-                        Walk::skip(&mut walk);
+                        walk.skip_below();
                     }
                 }
                 Ok(Visit::Entry { path, entry }) => self.place(path, entry)?,

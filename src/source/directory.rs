@@ -38,18 +38,13 @@ impl Directory {
         })
     }
 
-    /// Opens the directory `name` in this one, not through a symlink; `path` is for messages.
+    /// Opens the directory `name` in this one, or `..` above it, not through a symlink; `path` is for messages.
     pub fn open_child(&self, name: &CStr, path: PathBuf) -> io::Result<Self> {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         Ok(Self {
             descriptor: open_at(self.as_fd(), name, flags)?,
             path,
         })
-    }
-
-    /// Opens the directory above this one.
-    pub fn open_parent(&self, path: PathBuf) -> io::Result<Self> {
-        self.open_child(c"..", path)
     }
 
     /// All names but `.` and `..`, in byte order.

@@ -7,7 +7,7 @@ use super::roots::{Root, Roots, is_keepfs};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,7 +15,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
-/// Directories on the way down that stay open; those above are opened again, from below, when the walk comes back.
+/// Directories on the way down that stay open, besides the topmost; those between are opened again when the walk comes
+/// back: from below, or by their names from above.
 const OPEN_LEVELS: usize = 64;
 
 /// What a walk takes and what it leaves out.
@@ -329,7 +330,17 @@ impl Walk {
             path_len: self.path.len(),
             rest: Rest::Listed(names),
         });
-        if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS + 1) {
+        self.close_far_above(self.levels.len() - 1);
+    }
+
+    /// Closes the directory that is too far above the level `at`. The topmost stays open: names lead from there to all
+    /// others, and nothing leads to it.
+    fn close_far_above(&mut self, at: usize) {
+        let is_made_up = matches!(self.levels[0].rest, Rest::Roots(_));
+        let topmost = usize::from(is_made_up);
+        if let Some(far) = at.checked_sub(OPEN_LEVELS)
+            && far > topmost
+        {
             self.levels[far].directory = None;
         }
     }
@@ -354,50 +365,61 @@ impl Walk {
             return;
         };
         self.path.truncate(level.path_len);
-        let is_closed = level.directory.is_none();
-        if is_closed && matches!(&level.rest, Rest::Listed(names) if !names.is_empty()) {
-            self.reopen(left.and_then(|left| left.directory));
-        } else if is_closed && matches!(level.rest, Rest::Listed(_)) {
-            // Nothing left to visit here, but a level further up may need a way back.
-            let above = left.and_then(|left| left.directory);
-            let above = above.and_then(|below| self.parent_of(&below).ok());
-            self.set_directory(above);
+        if level.directory.is_none()
+            && let Rest::Listed(names) = &level.rest
+        {
+            let is_done = names.is_empty();
+            self.reopen(left.and_then(|left| left.directory), is_done);
         }
     }
 
-    /// Opens the innermost directory again, from one `below` it. When that is not where it was any more, what is left
-    /// of it is given up with a problem.
-    fn reopen(&mut self, below: Option<Arc<Directory>>) {
-        let opened = match below {
-            Some(below) => self.parent_of(&below),
-            None => Err(moved()),
-        };
-        match opened {
-            Ok(directory) => self.set_directory(Some(directory)),
-            Err(error) => {
-                if let Some(level) = self.levels.last_mut() {
-                    level.rest = Rest::Listed(vec![]);
-                }
-                self.problem("cannot go on reading the directory", error);
+    /// Opens the innermost directory again: from one `below` it, or by names when that one is somewhere else now. When
+    /// it is not found either way, what is left of it is given up with a problem. One that is done with is only a way
+    /// to those above it, for which there are names too.
+    fn reopen(&mut self, below: Option<Arc<Directory>>, is_done: bool) {
+        let last = self.levels.len() - 1;
+        let from_below = below.and_then(|below| self.open_level(&below, c"..", last).ok());
+        if from_below.is_some() || is_done {
+            self.levels[last].directory = from_below;
+        } else if let Err(error) = self.reopen_by_names() {
+            self.levels[last].rest = Rest::Listed(vec![]);
+            self.problem("cannot go on reading the directory", error);
+        }
+    }
+
+    /// Opens all closed directories between the nearest open one and the innermost.
+    fn reopen_by_names(&mut self) -> io::Result<()> {
+        let open = |level: &Level| level.directory.is_some();
+        let nearest = self.levels.iter().rposition(open);
+        let first = nearest.map_or(self.levels.len(), |nearest| nearest + 1);
+        for at in first..self.levels.len() {
+            let name = self.name_of_level(at);
+            if let Some(above) = self.levels[at - 1].directory.clone() {
+                self.levels[at].directory = Some(self.open_level(&above, &name, at)?);
             }
+            self.close_far_above(at);
         }
+        Ok(())
     }
 
-    fn set_directory(&mut self, directory: Option<Directory>) {
-        if let Some(level) = self.levels.last_mut() {
-            level.directory = directory.map(Arc::new);
-        }
+    /// The name by which the directory of the level `at` was found in the one above it. Not for a root: it stays open.
+    fn name_of_level(&self, at: usize) -> CString {
+        let name = &self.path[self.levels[at - 1].path_len..self.levels[at].path_len];
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        CString::new(name).expect("it came from a listing, where no name has a NUL")
     }
 
-    /// The innermost directory, found from one `below` it, if it is still the one that was entered.
-    fn parent_of(&self, below: &Directory) -> io::Result<Directory> {
-        let directory = below.open_parent(self.absolute())?;
+    /// The directory `name` in `here`, if it is the one that was entered as the level `at`.
+    fn open_level(&self, here: &Directory, name: &CStr, at: usize) -> io::Result<Arc<Directory>> {
+        let level = &self.levels[at];
+        let path = self.absolute_of(&self.path[..level.path_len]);
+        let directory = here.open_child(name, OsString::from_vec(path).into())?;
         let stat = metadata::of_descriptor(directory.as_fd())?;
-        match self.levels.last() {
-            Some(level) if (stat.st_dev, stat.st_ino) == (level.device, level.inode) => {
-                Ok(directory)
-            }
-            _ => Err(moved()),
+        if (stat.st_dev, stat.st_ino) == (level.device, level.inode) {
+            Ok(Arc::new(directory))
+        } else {
+            // Whatever is there now, the one that was entered is not.
+            Err(io::Error::from_raw_os_error(libc::ENOENT))
         }
     }
 
@@ -412,17 +434,18 @@ impl Walk {
         !self.options.rules.is_empty()
             && self.options.rules.exclude(&Asked {
                 relative: &self.path,
-                absolute: &self.absolute_bytes(),
+                absolute: &self.absolute_of(&self.path),
                 is_directory,
             })
     }
 
     fn absolute(&self) -> PathBuf {
-        OsString::from_vec(self.absolute_bytes()).into()
+        OsString::from_vec(self.absolute_of(&self.path)).into()
     }
 
-    fn absolute_bytes(&self) -> Vec<u8> {
-        let below = self.path.get(self.top_len..).unwrap_or_default();
+    /// The absolute form of a path from the top.
+    fn absolute_of(&self, path: &[u8]) -> Vec<u8> {
+        let below = path.get(self.top_len..).unwrap_or_default();
         let mut path = self.prefix.clone();
         if !below.is_empty() && !below.starts_with(b"/") && !path.ends_with(b"/") {
             path.push(b'/');
@@ -445,10 +468,6 @@ impl Iterator for Walk {
             }
         }
     }
-}
-
-fn moved() -> io::Error {
-    io::Error::other("it was moved while it was being read")
 }
 
 /// Whether the directory holds a cache tag with the right signature.

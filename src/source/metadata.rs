@@ -1,8 +1,8 @@
 //! What one `stat` tells about an entry, with the names of its owners.
 
+use super::owners::OwnerNames;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -163,11 +163,10 @@ fn ctime(stat: &libc::stat) -> Time {
     Time::new(stat.st_ctime, stat.st_ctime_nsec as u32)
 }
 
-/// Turns `stat`s into metadata and remembers the names of users and groups, each looked up once.
+/// Turns `stat`s into metadata.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    users: HashMap<u32, Arc<[u8]>>,
-    groups: HashMap<u32, Arc<[u8]>>,
+    owners: OwnerNames,
 }
 
 impl Reader {
@@ -201,8 +200,8 @@ impl Reader {
             mode: 0o755,
             uid,
             gid,
-            user: self.user(uid),
-            group: self.group(gid),
+            user: self.owners.user(uid),
+            group: self.owners.group(gid),
             size: 0,
             mtime: time,
             ctime: time,
@@ -219,8 +218,8 @@ impl Reader {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            user: self.user(stat.st_uid),
-            group: self.group(stat.st_gid),
+            user: self.owners.user(stat.st_uid),
+            group: self.owners.group(stat.st_gid),
             size: size(stat),
             mtime: mtime(stat),
             ctime: ctime(stat),
@@ -230,16 +229,6 @@ impl Reader {
             #[allow(clippy::useless_conversion)] // 32 bits wide on some architectures
             links: stat.st_nlink.into(),
         }
-    }
-
-    fn user(&mut self, uid: u32) -> Arc<[u8]> {
-        let name = self.users.entry(uid).or_insert_with(|| user_name(uid));
-        Arc::clone(name)
-    }
-
-    fn group(&mut self, gid: u32) -> Arc<[u8]> {
-        let name = self.groups.entry(gid).or_insert_with(|| group_name(gid));
-        Arc::clone(name)
     }
 }
 
@@ -281,66 +270,6 @@ fn target(directory: BorrowedFd<'_>, name: &CStr, size: u64) -> io::Result<Vec<u
             return Ok(target);
         }
         room = target.len() * 2;
-    }
-}
-
-fn user_name(uid: u32) -> Arc<[u8]> {
-    database_name(|buffer| {
-        let mut user = MaybeUninit::<libc::passwd>::uninit();
-        let mut found = std::ptr::null_mut();
-        // SAFETY: every pointer leads to room of the type and length that is said.
-        let error = unsafe {
-            libc::getpwuid_r(
-                uid,
-                user.as_mut_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                &mut found,
-            )
-        };
-        let name = (error == 0 && !found.is_null()).then(|| {
-            // SAFETY: a found record is filled, and its name is a C string in `buffer`.
-            unsafe { CStr::from_ptr((*found).pw_name) }
-                .to_bytes()
-                .into()
-        });
-        (error, name)
-    })
-}
-
-fn group_name(gid: u32) -> Arc<[u8]> {
-    database_name(|buffer| {
-        let mut group = MaybeUninit::<libc::group>::uninit();
-        let mut found = std::ptr::null_mut();
-        // SAFETY: every pointer leads to room of the type and length that is said.
-        let error = unsafe {
-            libc::getgrgid_r(
-                gid,
-                group.as_mut_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                &mut found,
-            )
-        };
-        let name = (error == 0 && !found.is_null()).then(|| {
-            // SAFETY: a found record is filled, and its name is a C string in `buffer`.
-            unsafe { CStr::from_ptr((*found).gr_name) }
-                .to_bytes()
-                .into()
-        });
-        (error, name)
-    })
-}
-
-/// Asks `lookup` with a buffer that grows until the record fits (a group's lists its members). A failed look-up is an
-/// unknown name: the number is what counts.
-fn database_name(lookup: impl Fn(&mut [u8]) -> (libc::c_int, Option<Arc<[u8]>>)) -> Arc<[u8]> {
-    let mut buffer = vec![0; 4096];
-    loop {
-        match lookup(&mut buffer) {
-            (libc::ERANGE, _) if buffer.len() < 16 << 20 => buffer.resize(buffer.len() * 4, 0),
-            (_, name) => return name.unwrap_or_default(),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ mod exclude;
 mod extents;
 mod files;
 mod metadata;
+mod owners;
 mod roots;
 mod xattrs;
 
@@ -22,4 +23,5 @@ pub use exclude::Rules;
 pub use extents::{Extent, Extents, extents};
 pub use files::{Entry, Event, Options, Problem, Walk};
 pub use metadata::{Metadata, Stamp, Type};
+pub use owners::OwnerNames;
 pub use xattrs::Xattrs;

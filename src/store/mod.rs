@@ -13,7 +13,7 @@ pub mod probe;
 mod refusal;
 mod tried;
 
-pub use cloud::{CloudOptions, CloudStore, Secret};
+pub use cloud::{AskKeys, CloudOptions, CloudStore, Keys, Secret};
 pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open};

@@ -85,6 +85,10 @@ pub const LEASES: &str = "leases/";
 pub const SESSIONS: &str = "sessions/";
 /// Listing prefix of prune's lists.
 pub const CONDEMNED: &str = "condemned/";
+/// Listing prefixes of all documents: what the key ring opens and is neither a pack nor an index segment.
+pub const DOCUMENTS: [&str; 9] = [
+    CONFIG, BACKUPS, CATALOGUE, POINTS, MARKS, TRASH, LEASES, SESSIONS, CONDEMNED,
+];
 
 /// Listing prefix of the packs of one kind.
 pub fn packs(kind: PackKind) -> String {

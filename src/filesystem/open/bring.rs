@@ -125,16 +125,7 @@ impl Shared {
     }
 
     fn want(&self, source: &SourceFile) -> Result<()> {
-        let trees = source.trees.as_ref().ok_or_else(|| {
-            Error::new(
-                Kind::Unreachable,
-                format!(
-                    "the repository {} that this point is copied from is not mounted; mount it, too",
-                    source.repository
-                ),
-            )
-        })?;
-        self.transfer(trees)?
+        self.transfer(source.trees()?)?
             .want_file(&source.file, Lane::of_name(b""))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::clock::Time;
 use crate::id::ObjectId;
-use crate::point::File;
+use crate::point::{File, Owner};
 use bincode::{Decode, Encode};
 
 /// The point's top directory.
@@ -101,5 +101,10 @@ pub(in crate::filesystem) enum Change {
         length: u64,
         source: u64,
         offset: u64,
+    },
+    /// What the owner of a node is called where it was linked from.
+    Owner {
+        node: u64,
+        owner: Owner,
     },
 }

@@ -1,7 +1,9 @@
 //! The bytes of a file in an open point: references to files of complete points, spooled bytes, and holes.
 
-use crate::id::ObjectId;
+use crate::error::{Error, Kind, Result};
+use crate::id::{ChunkId, ObjectId};
 use crate::point::{File, Trees};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A file of a complete point that others refer to.
@@ -12,6 +14,71 @@ pub(in crate::filesystem) struct SourceFile {
     /// None when that repository is not mounted now: the bytes cannot be read until it is.
     pub trees: Option<Arc<Trees>>,
     pub file: File,
+}
+
+/// An extent of a source, or the part of it that lies in a range.
+pub(in crate::filesystem) struct SourcePart {
+    /// The chunk, or none for a hole.
+    pub chunk: Option<ChunkId>,
+    /// Which bytes of the extent; a hole may be longer than any chunk.
+    pub within: Range<u64>,
+    /// Whether that is all of it.
+    pub whole: bool,
+}
+
+impl SourcePart {
+    /// Bytes in it.
+    pub fn length(&self) -> u64 {
+        self.within.end - self.within.start
+    }
+}
+
+impl SourceFile {
+    /// The trees of its repository. Fails when that is not mounted now.
+    pub fn trees(&self) -> Result<&Arc<Trees>> {
+        self.trees.as_ref().ok_or_else(|| {
+            let message = format!(
+                "the repository {} that this was copied from is not mounted; mount it, too",
+                self.repository
+            );
+            Error::new(Kind::Unreachable, message)
+        })
+    }
+
+    /// Appends the bytes of one of its parts.
+    pub fn read(&self, part: &SourcePart, bytes: &mut Vec<u8>) -> Result<()> {
+        let Some(id) = part.chunk else {
+            bytes.resize(bytes.len() + part.length() as usize, 0);
+            return Ok(());
+        };
+        let repository = self.trees()?.repository();
+        let location = repository.locate(&id)?;
+        // Chunks are far shorter than 4 GiB.
+        let within = part.within.start as u32..part.within.end as u32;
+        repository.read_located(&location, within, bytes)
+    }
+
+    /// What its bytes from `begin` to `end` are, in order.
+    pub fn parts(
+        &self,
+        begin: u64,
+        end: u64,
+    ) -> Result<impl Iterator<Item = Result<SourcePart>> + use<>> {
+        let extents = self.trees()?.extents_from(&self.file, begin);
+        let inside = extents.take_while(move |extent| match extent {
+            Ok((at, _)) => *at < end,
+            Err(_) => true,
+        });
+        Ok(inside.map(move |extent| {
+            let (at, extent) = extent?;
+            let (from, upto) = (begin.max(at) - at, end.min(at + extent.length) - at);
+            Ok(SourcePart {
+                chunk: extent.chunk,
+                within: from..upto,
+                whole: upto - from == extent.length,
+            })
+        }))
+    }
 }
 
 /// Where a stretch of bytes is.

@@ -82,6 +82,16 @@ impl Journal {
     }
 }
 
+/// The changes in the journal of this directory; none when it is not there. Takes no lock and changes nothing.
+pub(super) fn peek(directory: &Path) -> Result<Vec<Change>> {
+    let path = directory.join("journal");
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(replay(&bytes).0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io(format_args!("reading {}", path.display()), error)),
+    }
+}
+
 /// The whole changes, and how many bytes they take.
 fn replay(bytes: &[u8]) -> (Vec<Change>, usize) {
     let mut changes = Vec::new();

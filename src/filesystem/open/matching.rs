@@ -8,10 +8,7 @@ use crate::point::{Content, Entry, File, Node};
 
 /// Compares one name with the point that this one is a copy of.
 pub(super) fn rematch(state: &mut State, from: &CompletePoint, parent: u64, name: &[u8]) {
-    let twin = match state.nodes.get(&parent).map(|node| &node.body) {
-        Some(Body::Directory { twin, .. }) => *twin,
-        _ => None,
-    };
+    let twin = state.nodes.get(&parent).and_then(OpenNode::twin);
     // A tree that cannot be read is equal to nothing.
     let entry = twin.and_then(|tree| from.trees().lookup(&tree, name).ok().flatten());
     let Some(number) = state.child(parent, name) else {

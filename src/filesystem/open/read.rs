@@ -1,9 +1,9 @@
 //! Reading a file of an open point: from its spool, and from the points it refers to.
 
 use super::OpenPoint;
-use super::content::{Place, SourceFile};
+use super::content::Place;
 use super::state::OpenNode;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::filesystem::errno::{Answer, Rule};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -22,7 +22,11 @@ impl OpenPoint {
         for (begin, length, place) in parts {
             match place {
                 None => bytes.resize(bytes.len() + length as usize, 0),
-                Some(Place::Source(source, at)) => read_source(&source, at, length, &mut bytes)?,
+                Some(Place::Source(source, at)) => {
+                    for part in source.parts(at, at + length)? {
+                        source.read(&part?, &mut bytes)?;
+                    }
+                }
                 Some(Place::Spool) => {
                     if spool.is_none() {
                         spool = Some(self.spool(node)?);
@@ -60,36 +64,4 @@ fn read_spool(
     spool
         .read_exact_at(&mut bytes[start..], begin)
         .map_err(|error| Error::io("reading spooled bytes", error))
-}
-
-/// Appends bytes of a file of a complete point.
-pub(super) fn read_source(
-    source: &SourceFile,
-    offset: u64,
-    length: u64,
-    bytes: &mut Vec<u8>,
-) -> Result<()> {
-    let trees = source.trees.as_ref().ok_or_else(|| {
-        Error::new(
-            Kind::Unreachable,
-            "the repository that this file was copied from is not mounted; mount it, too",
-        )
-    })?;
-    let end = offset + length;
-    for extent in trees.extents_from(&source.file, offset) {
-        let (begin, extent) = extent?;
-        if begin >= end {
-            break;
-        }
-        let within = offset.max(begin) - begin..end.min(begin + extent.length) - begin;
-        match extent.chunk {
-            None => bytes.resize(bytes.len() + (within.end - within.start) as usize, 0),
-            Some(id) => {
-                let location = trees.repository().locate(&id)?;
-                let within = within.start as u32..within.end as u32;
-                trees.repository().read_located(&location, within, bytes)?;
-            }
-        }
-    }
-    Ok(())
 }

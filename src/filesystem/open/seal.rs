@@ -4,58 +4,33 @@
 //! daemon that dies in between finds the point open and its name taken by an equal one.
 
 use super::content::{OpenContent, Place, Segment, SourceFile};
-use super::matching::is_whole;
-use super::read::read_source;
+use super::copied::{SealAs, whole_copy_of};
+use super::owners::Owners;
 use super::state::{Body, OpenNode};
-use super::{OpenPoint, PARTIAL, Stage, TOP};
+use super::{OpenPoint, Stage, TOP};
 use crate::backup::{Contents, Workers, tree_sink};
-use crate::copy::bring_point;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::Answer;
 use crate::filesystem::inode::number;
 use crate::filesystem::repositories::CompletePoint;
 use crate::id::ChunkId;
 use crate::point::{
-    Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Origin,
-    Owner, Point, PointRecord, Source, Tree,
+    Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Owner,
+    Point, PointRecord, Source, Tree,
 };
-use crate::progress::Progress;
 use crate::repository::{Lane, Writer};
 use crossbeam_channel::bounded;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Referred bytes that are read at a time where they cannot be taken as chunks.
 const PIECE_BYTES: u64 = 4 << 20;
 
 impl OpenPoint {
-    /// Seals in the background once the point is a whole copy of another. Whoever may not give it the owners and
-    /// set-id bits of that one must seal it by name.
-    pub(in crate::filesystem) fn seal_if_whole(self: &Arc<Self>) {
-        let from = {
-            let mut inner = self.inner.lock();
-            let Some((from, _)) = inner.from.clone() else {
-                return;
-            };
-            let open = matches!(inner.stage, Stage::Open);
-            if !open || inner.state.name.ends_with(PARTIAL) || !is_whole(&inner.state, &from) {
-                return;
-            }
-            inner.stage = Stage::Sealing(Some(from.clone()));
-            from
-        };
-        let open = self.clone();
-        std::thread::spawn(move || {
-            let sealed = open.commit_copy(&from);
-            if let Err(error) = &sealed {
-                tracing::warn!("{}: {error}", open.directory.display());
-            }
-            open.end_sealing(sealed);
-        });
-    }
-
-    /// Seals the point as it was written, under this name. Returns when it is durable; on failure it stays open.
+    /// Seals the point under this name: as it was written, unless it is a copy that tried to seal itself. Returns when
+    /// it is durable; on failure it stays open.
     pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8]) -> Answer<()> {
-        {
+        let copy = {
             let mut inner = self.inner.lock();
             while matches!(inner.stage, Stage::Sealing(_)) {
                 self.settled.wait(&mut inner);
@@ -64,9 +39,20 @@ impl OpenPoint {
                 return Ok(());
             }
             Self::require_open(&inner)?;
-            inner.stage = Stage::Sealing(None);
-        }
-        let sealed = self.commit_written(name);
+            // A copy that could not seal itself becomes now what it would have become.
+            let like = inner.seals_as.filter(|_| inner.state.name == name);
+            let copy = like.and_then(|like| Some((like, whole_copy_of(&inner)?)));
+            inner.stage = match &copy {
+                Some((SealAs::Source, from)) => Stage::Sealing(Some(from.clone())),
+                _ => Stage::Sealing(None),
+            };
+            copy
+        };
+        let sealed = match &copy {
+            Some((SealAs::Source, from)) => self.commit_copy(from),
+            Some((SealAs::Written, from)) => self.commit_written(name, Some(from)),
+            None => self.commit_written(name, None),
+        };
         let failure = sealed
             .as_ref()
             .err()
@@ -75,7 +61,7 @@ impl OpenPoint {
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn end_sealing(&self, sealed: Result<Arc<Point>>) {
+    pub(super) fn end_sealing(&self, sealed: Result<Arc<Point>>) {
         let mut inner = self.inner.lock();
         inner.stage = match sealed {
             Ok(point) => {
@@ -86,12 +72,15 @@ impl OpenPoint {
                     point,
                 }))
             }
-            Err(_) => Stage::Open,
+            Err(_) => {
+                inner.bring_again = true;
+                Stage::Open
+            }
         };
         self.settled.notify_all();
     }
 
-    fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
+    pub(super) fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
         let backup = self.repository.backup(self.backup).ok_or_else(|| {
             Error::new(
                 Kind::NotFound,
@@ -103,62 +92,42 @@ impl OpenPoint {
             .commit(backup.name(), Draft { record })
     }
 
-    /// The point is the one it was copied from: its trees, its attributes.
-    fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
-        let source = from.repository.catalog.repository();
-        let name = self.name();
-        if source.id() != self.repository.catalog.repository().id() {
-            let transfer = self.bringer.transfer(from.trees())?;
-            if !bring_point(&transfer, &from.point.record, &Progress::default())? {
-                let message = "trees of the point cannot be read; run `keepfs check`";
-                return Err(Error::new(Kind::Damaged, message));
-            }
-            // Through the queue: everything wanted before is waited for as well.
-            self.bringer.finish()?;
-            transfer.finish()?;
-        }
-        let record = PointRecord {
-            name,
-            origin: Some(Origin {
-                repository: source.id(),
-                point: from.point.id,
-                generation: from.point.generation,
-            }),
-            ..from.point.record.clone()
-        };
-        self.commit(record)
-    }
-
-    fn commit_written(&self, name: &[u8]) -> Result<Arc<Point>> {
-        if self.bringer.check().is_err() {
+    /// The point is what its changes made. A copy keeps what its source says of the time and the host it was read at.
+    pub(super) fn commit_written(
+        &self,
+        name: &[u8],
+        copy_of: Option<&CompletePoint>,
+    ) -> Result<Arc<Point>> {
+        if self.forget_failure() {
             // What failed before is tried once more: the person who seals may have mended it.
-            self.bringer.try_again();
             let sources: Vec<_> = self.inner.lock().state.sources.values().cloned().collect();
             sources.iter().for_each(|source| self.bringer.want(source));
         }
         let repository = self.repository.catalog.repository();
         let writer = Arc::new(Writer::new(repository.clone(), None)?);
         let workers = Workers::new(2);
-        let tree = std::thread::scope(|scope| {
+        let (tree, top) = std::thread::scope(|scope| {
             let (hold, done) = bounded(0);
             let working = &workers;
             scope.spawn(move || working.work(&done));
             let sealing = Sealing {
                 open: self,
+                from: self.inner.lock().from.clone().map(|(from, _)| from),
+                owners: RefCell::default(),
                 contents: Contents::new(writer.clone()),
                 workers: &workers,
             };
-            let tree = sealing.directory(TOP);
+            let top = sealing.top();
             drop(hold);
-            tree
+            top
         })?;
         self.bringer.finish()?;
         writer.flush()?;
-        let top = self.described(TOP)?;
+        let source = copy_of.map(|from| from.point.record.source.clone());
         let record = PointRecord {
             backup: self.backup,
             name: name.to_vec(),
-            time: self.started,
+            time: copy_of.map_or(self.started, |from| from.point.record.time),
             sealed: repository.now(),
             sequence: 0,
             previous: [0; 32],
@@ -169,43 +138,23 @@ impl OpenPoint {
             tree,
             side: Content::Empty,
             side_bytes: 0,
-            source: Source {
+            source: source.unwrap_or_else(|| Source {
                 host: crate::repository::host_name(),
                 paths: Vec::new(),
-            },
-            origin: None,
+            }),
+            origin: copy_of.map(CompletePoint::origin),
             program: String::new(),
             more: Vec::new(),
         };
         self.commit(record)
     }
-
-    /// The attributes of a node as a tree says them.
-    fn described(&self, node: u64) -> Result<Attributes> {
-        let described = self.node(node, |known| {
-            let links = known.places.len().max(1) as u32;
-            Attributes {
-                mode: known.facts.mode,
-                owner: Arc::new(Owner {
-                    uid: known.facts.uid,
-                    gid: known.facts.gid,
-                    ..Owner::default()
-                }),
-                mtime: known.facts.mtime,
-                xattrs: known.xattrs.clone(),
-                links,
-                link_group: match links {
-                    1 => 0,
-                    _ => number(&[b"group", &node.to_le_bytes()]),
-                },
-            }
-        });
-        described.map_err(Error::from)
-    }
 }
 
 struct Sealing<'a> {
     open: &'a OpenPoint,
+    /// The point it is a copy of, whole or not.
+    from: Option<Arc<CompletePoint>>,
+    owners: RefCell<Owners>,
     contents: Contents,
     workers: &'a Workers,
 }
@@ -217,20 +166,55 @@ enum Sealed {
 }
 
 impl Sealing<'_> {
+    fn top(&self) -> Result<(Tree, Attributes)> {
+        let owner = self.from.as_ref().map(|from| &from.point.record.owner);
+        let owner = owner.map(|owner| Arc::new(owner.clone()));
+        Ok((self.directory(TOP)?, self.described(TOP, owner)?))
+    }
+
+    /// The attributes of a node as a tree says them; `twin` owns what it is a copy of.
+    fn described(&self, node: u64, twin: Option<Arc<Owner>>) -> Result<Attributes> {
+        let described = self.open.node(node, |known| {
+            let links = known.places.len().max(1) as u32;
+            let sources = [twin, known.linked_owner.clone()];
+            Attributes {
+                mode: known.facts.mode,
+                owner: self.owners.borrow_mut().of(&known.facts, &sources),
+                mtime: known.facts.mtime,
+                xattrs: known.xattrs.clone(),
+                links,
+                link_group: match links {
+                    1 => 0,
+                    _ => number(&[b"group", &node.to_le_bytes()]),
+                },
+            }
+        });
+        described.map_err(Error::from)
+    }
+
+    /// Who owns the entry of this name in the directory that this one is a copy of.
+    fn twin_owner(&self, twin: Option<&Tree>, name: &[u8]) -> Option<Arc<Owner>> {
+        let found = self.from.as_ref()?.trees().lookup(twin?, name);
+        // What cannot be read there only lacks a name here.
+        Some(found.ok()??.attributes.owner.clone())
+    }
+
     fn directory(&self, node: u64) -> Result<Tree> {
         let mut directory = DirectoryWriter::default();
+        let twin = self.open.node(node, OpenNode::twin).map_err(Error::from)?;
         for (name, child) in self.open.names(node).map_err(Error::from)? {
+            let owner = self.twin_owner(twin.as_ref(), &name);
             let entry = self
-                .entry(name.clone(), child)
+                .entry(name.clone(), child, owner)
                 .map_err(|error| error.context(String::from_utf8_lossy(&name)))?;
             directory.push(Arc::new(entry), &mut tree_sink(&self.contents.writer))?;
         }
         directory.finish(&mut tree_sink(&self.contents.writer))
     }
 
-    fn entry(&self, name: Vec<u8>, node: u64) -> Result<Entry> {
+    fn entry(&self, name: Vec<u8>, node: u64, twin: Option<Arc<Owner>>) -> Result<Entry> {
         let body = self.open.node(node, sealed_body).map_err(Error::from)?;
-        let attributes = self.open.described(node)?;
+        let attributes = self.described(node, twin)?;
         let node = match body {
             Sealed::Directory => Node::Directory(self.directory(node)?),
             Sealed::File(content) => Node::File(self.file(&name, node, &content)?),
@@ -296,29 +280,15 @@ impl Sealing<'_> {
         offset: u64,
         length: u64,
     ) -> Result<()> {
-        let trees = source.trees.as_ref().ok_or_else(|| {
-            Error::new(
-                Kind::Unreachable,
-                "the repository that this point was copied from is not mounted; mount it, too",
-            )
-        })?;
-        let end = offset + length;
-        for extent in trees.extents_from(&source.file, offset) {
-            let (begin, extent) = extent?;
-            if begin >= end {
-                break;
+        for part in source.parts(offset, offset + length)? {
+            let part = part?;
+            if part.chunk.is_none() || part.whole {
+                self.push(writer, part.length(), part.chunk)?;
+                continue;
             }
-            let (from, upto) = (offset.max(begin), end.min(begin + extent.length));
-            let whole = upto - from == extent.length;
-            match extent.chunk {
-                None => self.push(writer, upto - from, None)?,
-                Some(id) if whole => self.push(writer, extent.length, Some(id))?,
-                Some(_) => {
-                    let mut bytes = Vec::new();
-                    read_source(source, from, upto - from, &mut bytes)?;
-                    self.cut(writer, &bytes)?;
-                }
-            }
+            let mut bytes = Vec::new();
+            source.read(&part, &mut bytes)?;
+            self.cut(writer, &bytes)?;
         }
         Ok(())
     }

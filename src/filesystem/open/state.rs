@@ -3,7 +3,7 @@
 use super::change::{Change, Facts, Made, TOP};
 use super::content::{OpenContent, Place, Segment, SourceFile};
 use crate::id::ObjectId;
-use crate::point::{Tree, Trees};
+use crate::point::{Owner, Tree, Trees};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub(in crate::filesystem) struct OpenNode {
     pub body: Body,
     pub facts: Facts,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The owner it had in the complete point it was linked from, with names.
+    pub linked_owner: Option<Arc<Owner>>,
     /// Every directory and name it is found at; several for hard links, none once it was removed.
     pub places: Vec<(u64, Vec<u8>)>,
 }
@@ -48,6 +50,7 @@ impl OpenNode {
             body,
             facts,
             xattrs: Vec::new(),
+            linked_owner: None,
             places: Vec::new(),
         }
     }
@@ -74,6 +77,14 @@ impl OpenNode {
     pub fn names(&self) -> Option<&BTreeMap<Vec<u8>, Name>> {
         match &self.body {
             Body::Directory { names, .. } => Some(names),
+            _ => None,
+        }
+    }
+
+    /// The directory that it is a copy of, if it is one.
+    pub fn twin(&self) -> Option<Tree> {
+        match &self.body {
+            Body::Directory { twin, .. } => *twin,
             _ => None,
         }
     }
@@ -156,6 +167,11 @@ impl State {
                 }
             }
             Change::Xattr { node, name, value } => self.set_xattr(node, name, value),
+            Change::Owner { node, owner } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.linked_owner = Some(Arc::new(owner));
+                }
+            }
             Change::Size { node, size } => self.content(node, |content| content.resize(size)),
             Change::Written {
                 node,

@@ -2,6 +2,7 @@
 
 use super::options::CloudOptions;
 use super::pace::Paced;
+use super::renewal::Renewal;
 use crate::error::{Error, Kind, Result};
 use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
@@ -35,10 +36,11 @@ pub(super) fn client(
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
+    renewal: Option<&Arc<Renewal>>,
 ) -> Result<Arc<dyn ObjectStore>> {
     refuse_plain_http(options)?;
     let built = match provider {
-        Provider::S3 => s3(bucket, options, repeats),
+        Provider::S3 => s3(bucket, options, repeats, renewal),
         Provider::Azure => azure(bucket, options, repeats),
         Provider::Gcs => gcs(bucket, options, repeats),
     };
@@ -96,6 +98,7 @@ fn s3(
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
+    renewal: Option<&Arc<Renewal>>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
@@ -126,6 +129,9 @@ fn s3(
     }
     if let Some(token) = &options.session_token {
         builder = builder.with_token(token.reveal());
+    }
+    if let Some(renewal) = renewal {
+        builder = builder.with_credentials(renewal.clone());
     }
     Ok(Arc::new(builder.build()?))
 }

@@ -70,6 +70,11 @@ impl Failure {
         self.kind == Kind::Unreachable
     }
 
+    /// Whether other keys may be answered better. An answer to HEAD has no body that could say why it is a refusal.
+    pub(super) fn refuses_keys(&self) -> bool {
+        self.kind == Kind::Denied || (self.status == Some(400) && self.code.is_none())
+    }
+
     pub(super) fn bucket_missing(&self) -> bool {
         matches!(
             self.code.as_deref(),

@@ -8,11 +8,13 @@ mod connect;
 mod failure;
 mod options;
 mod pace;
+mod profile;
+mod renewal;
 mod runtime;
 mod upload;
 
 pub(super) use connect::Provider;
-pub use options::{CloudOptions, Secret};
+pub use options::{AskKeys, CloudOptions, Keys, Secret};
 
 use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::Time;
@@ -25,6 +27,7 @@ use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectMeta, ObjectStore, ObjectStoreExt};
 use object_store::{PutMode, PutOptions, PutPayload};
 use pace::Sending;
+use renewal::Renewal;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -42,6 +45,8 @@ pub struct CloudStore {
     client: Arc<dyn ObjectStore>,
     /// Repeats nothing by itself.
     once: Arc<dyn ObjectStore>,
+    /// Where the keys of both come from, when there is somebody to ask for others.
+    renewal: Option<Arc<Renewal>>,
     prefix: String,
     location: String,
     /// Of this host, or else of the repository.
@@ -66,9 +71,20 @@ impl CloudStore {
         options: &CloudOptions,
     ) -> Result<Self> {
         let prefix = prefix.trim_matches('/');
+        let (options, renewal) = match provider {
+            Provider::S3 => (
+                &profile::complete(options, &|name| std::env::var(name).ok())?,
+                options.first_keys(),
+            ),
+            _ => (options, None),
+        };
+        let renewal = renewal.map(|(first, ask)| Arc::new(Renewal::new(&first, ask)));
+        let client =
+            |repeats| connect::client(provider, bucket, options, repeats, renewal.as_ref());
         Ok(Self {
-            client: connect::client(provider, bucket, options, Repeats::Yes)?,
-            once: connect::client(provider, bucket, options, Repeats::No)?,
+            client: client(Repeats::Yes)?,
+            once: client(Repeats::No)?,
+            renewal: renewal.clone(),
             prefix: if prefix.is_empty() {
                 String::new()
             } else {
@@ -90,6 +106,21 @@ impl CloudStore {
         refusal::check_name(name)?;
         Path::parse(format!("{}{name}", self.prefix))
             .map_err(|_| Error::new(Kind::Invalid, format!("{name:?} is no object's name")))
+    }
+
+    /// What `attempt` ends with; once more when the store refuses its keys and there are others.
+    async fn with_keys<T, F>(&self, attempt: impl Fn() -> F) -> object_store::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let result = attempt().await;
+        let (Err(error), Some(renewal)) = (&result, &self.renewal) else {
+            return result;
+        };
+        if Failure::of(error).refuses_keys() && renewal.after_refusal().await {
+            return attempt().await;
+        }
+        result
     }
 
     fn failed(&self, verb: &str, name: &str, error: &object_store::Error) -> Error {
@@ -129,12 +160,15 @@ impl CloudStore {
         let mut perhaps_ours = false;
         let mut again = false;
         loop {
-            let options = PutOptions {
-                mode: PutMode::Create,
-                attributes: self.attributes(name),
-                ..PutOptions::default()
+            let create = || {
+                let options = PutOptions {
+                    mode: PutMode::Create,
+                    attributes: self.attributes(name),
+                    ..PutOptions::default()
+                };
+                self.once.put_opts(&path, content.clone(), options)
             };
-            let failure = match self.once.put_opts(&path, content.clone(), options).await {
+            let failure = match self.with_keys(create).await {
                 Ok(_) => return Ok(()),
                 Err(error) => Failure::of(&error),
             };
@@ -176,14 +210,14 @@ impl Store for CloudStore {
 
     fn get(&self, name: &str) -> Result<Bytes> {
         let path = self.path(name)?;
-        let read = async {
+        let get = || async {
             let answer = self.client.get(&path).await?;
             match answer.meta.size {
                 ..=WHOLE_BYTES_MAX => answer.bytes().await.map(Some),
                 _ => Ok(None),
             }
         };
-        runtime::wait(read)
+        runtime::wait(self.with_keys(get))
             .map_err(|error| self.failed("read", name, &error))?
             .ok_or_else(|| refusal::too_large(name, &self.location))
     }
@@ -201,7 +235,8 @@ impl Store for CloudStore {
             };
         }
         let path = self.path(name)?;
-        match runtime::wait(self.client.get_range(&path, range.clone())) {
+        let get = || self.client.get_range(&path, range.clone());
+        match runtime::wait(self.with_keys(get)) {
             Ok(content) if content.len() as u64 == range.end - range.start => Ok(content),
             Ok(_) => Err(too_short()),
             Err(error) if Failure::of(&error).beyond_end => Err(too_short()),
@@ -211,7 +246,7 @@ impl Store for CloudStore {
 
     fn head(&self, name: &str) -> Result<Object> {
         let path = self.path(name)?;
-        let meta = runtime::wait(self.client.head(&path))
+        let meta = runtime::wait(self.with_keys(|| self.client.head(&path)))
             .map_err(|error| self.failed("look at", name, &error))?;
         Ok(Object {
             name: name.to_owned(),
@@ -229,7 +264,8 @@ impl Store for CloudStore {
             None if prefix.is_empty() => Path::from(self.prefix.as_str()),
             None => return Err(refusal::not_a_prefix(prefix)),
         };
-        let found: Vec<ObjectMeta> = runtime::wait(self.client.list(Some(&parent)).try_collect())
+        let list = || self.client.list(Some(&parent)).try_collect();
+        let found: Vec<ObjectMeta> = runtime::wait(self.with_keys(list))
             .map_err(|error| self.failed("list", prefix, &error))?;
         let mut objects: Vec<Object> = found.iter().filter_map(|meta| self.object(meta)).collect();
         objects.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -247,7 +283,7 @@ impl Store for CloudStore {
 
     fn delete(&self, name: &str) -> Result<()> {
         let path = self.path(name)?;
-        match runtime::wait(self.client.delete(&path)) {
+        match runtime::wait(self.with_keys(|| self.client.delete(&path))) {
             Ok(()) => Ok(()),
             Err(error) => match self.failed("delete", name, &error) {
                 // S3 deletes what is missing without a word, Azure does not. A missing bucket is another matter.

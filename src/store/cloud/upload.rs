@@ -1,6 +1,7 @@
 //! An object that arrives in pieces: parts on their way while the next one fills, never more than a few.
 
 use super::failure::Failure;
+use super::renewal::Renewal;
 use super::{CloudStore, runtime};
 use crate::error::{Error, Kind, Result};
 use crate::store::Upload;
@@ -94,16 +95,16 @@ impl CloudUpload {
 
     async fn multipart(&mut self) -> Result<&mut Box<dyn MultipartUpload>> {
         if self.multipart.is_none() {
-            let options = PutMultipartOptions {
-                attributes: self.store.attributes(&self.name),
-                ..PutMultipartOptions::default()
-            }
-            .with_retry_policy(Arc::new(SendAgain));
-            let started = self
-                .store
-                .client
-                .put_multipart_opts(&self.path, options)
-                .await;
+            let start = || {
+                let options = PutMultipartOptions {
+                    attributes: self.store.attributes(&self.name),
+                    ..PutMultipartOptions::default()
+                };
+                let again = SendAgain(self.store.renewal.clone());
+                let options = options.with_retry_policy(Arc::new(again));
+                self.store.client.put_multipart_opts(&self.path, options)
+            };
+            let started = self.store.with_keys(start).await;
             self.multipart =
                 Some(started.map_err(|error| self.store.failed("start", &self.name, &error))?);
         }
@@ -121,7 +122,14 @@ impl CloudUpload {
         while !self.parts.is_empty() {
             self.await_part().await?;
         }
-        let Err(error) = self.multipart().await?.complete().await else {
+        let mut completed = self.multipart().await?.complete().await;
+        if let (Err(error), Some(renewal)) = (&completed, self.store.renewal.clone())
+            && Failure::of(error).refuses_keys()
+            && renewal.after_refusal().await
+        {
+            completed = self.multipart().await?.complete().await;
+        }
+        let Err(error) = completed else {
             self.multipart = None;
             return Ok(());
         };
@@ -178,7 +186,7 @@ impl Drop for CloudUpload {
 
 /// Sends a part again that the client itself would give up.
 #[derive(Debug)]
-struct SendAgain;
+struct SendAgain(Option<Arc<Renewal>>);
 
 impl RetryPolicy for SendAgain {
     fn retry<'a, 'b>(
@@ -189,18 +197,29 @@ impl RetryPolicy for SendAgain {
         'a: 'b,
         Self: 'b,
     {
+        let again = context.attempt < PART_ATTEMPTS_MAX;
+        Box::pin(async move { again && self.may_end_better(context.failure).await })
+    }
+}
+
+impl SendAgain {
+    async fn may_end_better(&self, failure: RetryFailure) -> bool {
+        let status = match failure {
+            RetryFailure::Status(status) => status.as_u16(),
+            RetryFailure::Transport(_) => 0,
+            _ => return false,
+        };
+        let refused = matches!(status, 400 | 401 | 403);
+        if let Some(renewal) = self.0.as_ref().filter(|_| refused)
+            && renewal.after_refusal().await
+        {
+            return true;
+        }
         // 400 is what a store says to bytes that do not match their checksum. The others were repeated already.
-        let again = context.attempt < PART_ATTEMPTS_MAX
-            && match context.failure {
-                RetryFailure::Status(status) => status.as_u16() == 400,
-                RetryFailure::Transport(_) => true,
-                _ => false,
-            };
-        Box::pin(async move {
-            if again {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            again
-        })
+        let again = matches!(status, 0 | 400);
+        if again {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        again
     }
 }

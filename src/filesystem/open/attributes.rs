@@ -1,0 +1,75 @@
+//! Changes of permissions, owners, times and extended attributes; once the point is sealed, what it has is accepted.
+
+use super::change::{Change, Facts};
+use super::{Inner, OpenPoint, Stage, entry_at};
+use crate::clock::Time;
+use crate::filesystem::errno::{Answer, Rule};
+use crate::point::Entry;
+use std::sync::Arc;
+
+impl OpenPoint {
+    /// Sets permissions, owner and time. After sealing only what the sealed point has is accepted.
+    pub(in crate::filesystem) fn set_facts(
+        &self,
+        node: u64,
+        set: impl Fn(&mut Facts),
+    ) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let known = inner.state.nodes.get(&node).ok_or(Rule::Stale)?;
+        let mut facts = known.facts;
+        if let Some(entry) = self.settled_entry(inner, node) {
+            let attributes = &entry.attributes;
+            let has = Facts {
+                mode: attributes.mode,
+                uid: attributes.owner.uid,
+                gid: attributes.owner.gid,
+                mtime: attributes.mtime,
+            };
+            let mut asked = has;
+            set(&mut asked);
+            // A tool that knows whole seconds only sets what it knows.
+            let whole_second = asked.mtime == Time::new(has.mtime.seconds, 0);
+            let same_time = asked.mtime == has.mtime || whole_second;
+            asked.mtime = has.mtime;
+            if same_time && asked == has {
+                return Ok(());
+            }
+        }
+        Self::require_open(inner)?;
+        set(&mut facts);
+        if facts != known.facts {
+            self.change(inner, Change::Facts { node, facts })?;
+        }
+        Ok(())
+    }
+
+    /// Sets or removes an extended attribute; after sealing as [`Self::set_facts`] does.
+    pub(in crate::filesystem) fn set_xattr(
+        &self,
+        node: u64,
+        name: &[u8],
+        value: Option<&[u8]>,
+    ) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if let Some(entry) = self.settled_entry(inner, node) {
+            let has = entry.attributes.xattrs.iter().find(|has| has.0 == name);
+            if has.map(|has| has.1.as_slice()) == value {
+                return Ok(());
+            }
+        }
+        Self::require_open(inner)?;
+        let (name, value) = (name.to_vec(), value.map(<[u8]>::to_vec));
+        self.change(inner, Change::Xattr { node, name, value })
+    }
+
+    /// The entry that a node is equal to, once the point is sealed or on its way there.
+    fn settled_entry(&self, inner: &Inner, node: u64) -> Option<Arc<Entry>> {
+        let like = match &inner.stage {
+            Stage::Sealed(point) | Stage::Sealing(Some(point)) => point.clone(),
+            _ => return None,
+        };
+        entry_at(&like, &inner.state.path(node)?)
+    }
+}

@@ -1,0 +1,194 @@
+//! How an open point begins, and how a daemon that starts again goes on with it.
+
+use super::bring::Bringer;
+use super::change::{Change, Facts};
+use super::journal::Journal;
+use super::state::State;
+use super::{Inner, OpenPoint, Stage, matching};
+use crate::error::{Error, Kind, Result};
+use crate::filesystem::repositories::{CompletePoint, MountedRepository};
+use crate::id::ObjectId;
+use crate::point::Trees;
+use parking_lot::{Condvar, Mutex};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl OpenPoint {
+    /// A new open point with its journal in `state_directory`.
+    pub(in crate::filesystem) fn begin(
+        state_directory: &Path,
+        repositories: &Arc<Vec<Arc<MountedRepository>>>,
+        repository: &Arc<MountedRepository>,
+        backup: ObjectId,
+        name: &[u8],
+        facts: Facts,
+    ) -> Result<Arc<Self>> {
+        repository.catalog.repository().require_writable()?;
+        let id = ObjectId::random();
+        let directory = state_directory.join(id.to_string());
+        let spool = directory.join("spool");
+        fs::create_dir_all(&spool)
+            .map_err(|error| Error::io(format_args!("making {}", spool.display()), error))?;
+        let (mut journal, _) = Journal::open(&directory)?;
+        let begin = [
+            Change::Begin {
+                repository: repository.catalog.repository().id(),
+                backup,
+                started: facts.mtime,
+                facts,
+            },
+            Change::Name(name.to_vec()),
+        ];
+        let mut state = State::default();
+        for change in begin {
+            journal.append(&change)?;
+            state.apply(change, &|_| None);
+        }
+        Ok(Arc::new(Self::with(
+            id,
+            directory,
+            repositories,
+            repository,
+            (backup, facts),
+            (state, journal),
+        )))
+    }
+
+    fn with(
+        id: ObjectId,
+        directory: PathBuf,
+        repositories: &Arc<Vec<Arc<MountedRepository>>>,
+        repository: &Arc<MountedRepository>,
+        (backup, facts): (ObjectId, Facts),
+        (state, journal): (State, Journal),
+    ) -> Self {
+        Self {
+            id,
+            repository: repository.clone(),
+            backup,
+            started: facts.mtime,
+            maker: facts.uid,
+            directory,
+            repositories: repositories.clone(),
+            bringer: Bringer::new(repository.catalog.repository().clone()),
+            inner: Mutex::new(Inner {
+                state,
+                stage: Stage::Open,
+                journal,
+                from: None,
+                last_source: None,
+                calls: 0,
+                waits_for_quiet: false,
+                seals_as: None,
+                bring_again: false,
+            }),
+            settled: Condvar::new(),
+        }
+    }
+
+    /// Goes on with an open point whose journal lies in this directory. None when it belongs to a repository that
+    /// is not mounted, or another daemon serves it.
+    pub(in crate::filesystem) fn resume(
+        directory: &Path,
+        repositories: &Arc<Vec<Arc<MountedRepository>>>,
+    ) -> Result<Option<Arc<Self>>> {
+        let (journal, changes) = match Journal::open(directory) {
+            Err(error) if error.kind() == Kind::Busy => return Ok(None),
+            opened => opened?,
+        };
+        let Some(Change::Begin {
+            repository,
+            backup,
+            facts,
+            ..
+        }) = changes.first().cloned()
+        else {
+            return Ok(None);
+        };
+        let Some(repository) = repositories
+            .iter()
+            .find(|known| known.catalog.repository().id() == repository)
+        else {
+            return Ok(None);
+        };
+        let mut state = State::default();
+        for change in changes {
+            state.apply(change, &find_trees(repositories));
+        }
+        let id = directory.file_name().and_then(|name| name.to_str());
+        let id = id.and_then(|name| name.parse().ok()).unwrap_or_default();
+        let open = Self::with(
+            id,
+            directory.to_owned(),
+            repositories,
+            repository,
+            (backup, facts),
+            (state, journal),
+        );
+        open.find_from_again();
+        if open.was_sealed() {
+            open.remove_directory();
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(open)))
+    }
+
+    /// The daemon died after the record was created and before the journal was removed.
+    fn was_sealed(&self) -> bool {
+        let inner = self.inner.lock();
+        let Some((repository, point, generation)) = inner.state.from else {
+            return false;
+        };
+        let contents = self.repository.contents();
+        let points = contents.points.get(&self.backup);
+        let named = points.and_then(|points| points.get(&inner.state.name));
+        let origin = named.and_then(|named| named.record.origin.as_ref());
+        origin.is_some_and(|origin| {
+            (origin.repository, origin.point, origin.generation) == (repository, point, generation)
+        })
+    }
+
+    fn find_from_again(&self) {
+        let mut inner = self.inner.lock();
+        let Some((repository, point, generation)) = inner.state.from else {
+            return;
+        };
+        let Some(repository) = self
+            .repositories
+            .iter()
+            .find(|known| known.catalog.repository().id() == repository)
+        else {
+            return;
+        };
+        let contents = repository.contents();
+        let found = contents
+            .points
+            .values()
+            .flat_map(|points| points.values())
+            .find(|known| known.id == point && known.generation == generation);
+        if let Some(point) = found {
+            let from = Arc::new(CompletePoint {
+                repository: repository.clone(),
+                point: point.clone(),
+            });
+            matching::rematch_all(&mut inner.state, &from);
+            inner.from = Some((from, true));
+        }
+        // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
+        for source in inner.state.sources.values() {
+            self.bringer.want(source);
+        }
+    }
+}
+
+pub(super) fn find_trees(
+    repositories: &[Arc<MountedRepository>],
+) -> impl Fn(ObjectId) -> Option<Arc<Trees>> + '_ {
+    |id| {
+        let found = repositories
+            .iter()
+            .find(|repository| repository.catalog.repository().id() == id);
+        found.map(|repository| repository.trees.clone())
+    }
+}

@@ -1,0 +1,149 @@
+//! Copies that seal themselves: an open point with the names, types and contents of the complete point it was copied
+//! from is that point. Whoever may not give it the owners and set-id bits of its source gets it sealed as it was
+//! written, once the tool has set what it sets last.
+
+use super::matching::is_whole;
+use super::{Inner, OpenPoint, PARTIAL, Stage};
+use crate::copy::bring_point;
+use crate::error::{Error, Kind, Result};
+use crate::filesystem::repositories::CompletePoint;
+use crate::point::{Point, PointRecord};
+use crate::progress::Progress;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long after the last change a whole copy is sealed as it was written. Every content is there by then; what may
+/// still come are the times, modes and attributes that tools set last, microseconds after each other.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// What a copy that seals itself becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::filesystem) enum SealAs {
+    /// The point it was copied from, with its owners, modes, times and attributes.
+    Source,
+    /// What its maker wrote: names, types and contents of the source, everything else as it was set.
+    Written,
+}
+
+impl OpenPoint {
+    /// Seals in the background once the point is a whole copy of another. A failure leaves it open and is passed to
+    /// `tell`.
+    pub(in crate::filesystem) fn seal_if_whole(
+        self: &Arc<Self>,
+        like: SealAs,
+        tell: impl Fn(&Self, &Error) + Send + 'static,
+    ) {
+        let mut inner = self.inner.lock();
+        inner.calls += 1;
+        let Some(from) = whole_copy_of(&inner) else {
+            return;
+        };
+        inner.seals_as = Some(like);
+        match like {
+            SealAs::Source => {
+                inner.stage = Stage::Sealing(Some(from.clone()));
+                let open = self.clone();
+                std::thread::spawn(move || {
+                    let sealed = open.commit_copy(&from);
+                    open.end_copy(sealed, &tell);
+                });
+            }
+            SealAs::Written if inner.waits_for_quiet => {}
+            SealAs::Written => {
+                inner.waits_for_quiet = true;
+                // The point may be given up meanwhile, or the mount may end: this must not keep it.
+                let open = Arc::downgrade(self);
+                std::thread::spawn(move || seal_when_quiet(&open, &tell));
+            }
+        }
+    }
+
+    fn end_copy(&self, sealed: Result<Arc<Point>>, tell: &dyn Fn(&Self, &Error)) {
+        if let Err(error) = &sealed {
+            tell(self, error);
+        }
+        self.end_sealing(sealed);
+    }
+
+    /// The point is the one it was copied from: its trees, its attributes.
+    pub(super) fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
+        self.forget_failure();
+        let source = from.repository.catalog.repository();
+        let name = self.name();
+        if source.id() != self.repository.catalog.repository().id() {
+            let transfer = self.bringer.transfer(from.trees())?;
+            if !bring_point(&transfer, &from.point.record, &Progress::default())? {
+                let message = "trees of the point cannot be read; run `keepfs check`";
+                return Err(Error::new(Kind::Damaged, message));
+            }
+            // Through the queue: everything wanted before is waited for as well.
+            self.bringer.finish()?;
+            transfer.finish()?;
+        }
+        let record = PointRecord {
+            name,
+            origin: Some(from.origin()),
+            ..from.point.record.clone()
+        };
+        self.commit(record)
+    }
+
+    /// Whether an attempt has failed before. What failed is then tried once more: whoever seals may have mended it.
+    pub(super) fn forget_failure(&self) -> bool {
+        let again = std::mem::take(&mut self.inner.lock().bring_again);
+        let failed = again || self.bringer.check().is_err();
+        if failed {
+            self.bringer.try_again();
+        }
+        failed
+    }
+
+    /// Begins sealing a whole copy as it was written, if nothing has changed since `calls`. None when there is
+    /// nothing to wait for any more; an inner none when the tool goes on.
+    fn begin_if_quiet(
+        &self,
+        calls: u64,
+        brought: &Result<()>,
+    ) -> Option<Option<Arc<CompletePoint>>> {
+        let mut inner = self.inner.lock();
+        let from = whole_copy_of(&inner).filter(|_| brought.is_ok());
+        if from.is_some() && inner.calls != calls {
+            return Some(None);
+        }
+        inner.waits_for_quiet = false;
+        if from.is_some() {
+            inner.stage = Stage::Sealing(None);
+        }
+        from.map(Some)
+    }
+}
+
+/// The point that an open one is a whole copy of. A name that only a rename seals is none.
+pub(super) fn whole_copy_of(inner: &Inner) -> Option<Arc<CompletePoint>> {
+    let (from, _) = inner.from.as_ref()?;
+    let may_seal = matches!(inner.stage, Stage::Open) && !inner.state.name.ends_with(PARTIAL);
+    (may_seal && is_whole(&inner.state, from)).then(|| from.clone())
+}
+
+fn seal_when_quiet(open: &Weak<OpenPoint>, tell: &dyn Fn(&OpenPoint, &Error)) {
+    loop {
+        let Some(calls) = open.upgrade().map(|open| open.inner.lock().calls) else {
+            return;
+        };
+        std::thread::sleep(QUIET);
+        let Some(open) = open.upgrade() else { return };
+        // While the point is open: the tool's last calls need not wait for the transfer.
+        let brought = open.bringer.finish();
+        if let Err(error) = &brought {
+            tell(&open, error);
+        }
+        match open.begin_if_quiet(calls, &brought) {
+            None => return,
+            Some(None) => {}
+            Some(Some(from)) => {
+                let sealed = open.commit_written(&open.name(), Some(&from));
+                return open.end_copy(sealed, tell);
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Changes of names: making, linking, removing and renaming.
+
+use super::change::{Change, Facts, Made};
+use super::state::{OpenNode, State};
+use super::{Inner, OpenPoint, matching};
+use crate::error::{Error, Kind};
+use crate::filesystem::errno::{Answer, Rule};
+use crate::filesystem::repositories::CompletePoint;
+use crate::point::{Entry, Node as EntryNode};
+use std::fs;
+
+impl OpenPoint {
+    /// Makes a node under a name that must be free.
+    pub(in crate::filesystem) fn make(
+        &self,
+        parent: u64,
+        name: &[u8],
+        made: Made,
+        facts: Facts,
+        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Answer<u64> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        if inner.state.child(parent, name).is_some() {
+            return Err(Rule::Exists.into());
+        }
+        let node = inner.state.next;
+        let make = Change::Make {
+            parent,
+            name: name.to_vec(),
+            node,
+            made,
+            facts,
+        };
+        self.change(inner, make)?;
+        for (name, value) in xattrs {
+            let value = Some(value);
+            self.change(inner, Change::Xattr { node, name, value })?;
+        }
+        self.rematch(inner, parent, name);
+        Ok(node)
+    }
+
+    /// Makes a file that is one of a complete point of the same repository, with everything it has.
+    pub(in crate::filesystem) fn link_complete(
+        &self,
+        point: &CompletePoint,
+        entry: &Entry,
+        parent: u64,
+        name: &[u8],
+    ) -> Answer<u64> {
+        let made = match &entry.node {
+            EntryNode::File(file) => {
+                let mut inner = self.inner.lock();
+                Self::require_open(&inner)?;
+                Made::Linked(self.source(&mut inner, point, file)?.number)
+            }
+            EntryNode::Directory(_) => return Err(Rule::IsADirectory.into()),
+            EntryNode::Symlink(target) => Made::Symlink(target.clone()),
+            EntryNode::Block(device) | EntryNode::Character(device) => {
+                Made::Special(entry.node.type_bits(), *device)
+            }
+            EntryNode::Fifo | EntryNode::Socket => Made::Special(entry.node.type_bits(), 0),
+        };
+        let attributes = &entry.attributes;
+        let facts = Facts {
+            mode: attributes.mode,
+            uid: attributes.owner.uid,
+            gid: attributes.owner.gid,
+            mtime: attributes.mtime,
+        };
+        let node = self.make(parent, name, made, facts, attributes.xattrs.clone())?;
+        let mut inner = self.inner.lock();
+        if Self::require_open(&inner).is_ok() {
+            let owner = (*attributes.owner).clone();
+            self.change(&mut inner, Change::Owner { node, owner })?;
+        }
+        Ok(node)
+    }
+
+    /// Another name for a node.
+    pub(in crate::filesystem) fn link(&self, node: u64, parent: u64, name: &[u8]) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        if inner.state.child(parent, name).is_some() {
+            return Err(Rule::Exists.into());
+        }
+        let link = Change::Link {
+            parent,
+            name: name.to_vec(),
+            node,
+        };
+        self.change(inner, link)?;
+        self.rematch(inner, parent, name);
+        Ok(())
+    }
+
+    /// Removes a name: of a directory, which must be empty, or of anything else.
+    pub(in crate::filesystem) fn remove(
+        &self,
+        parent: u64,
+        name: &[u8],
+        directory: bool,
+    ) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        let number = inner.state.child(parent, name).ok_or(Rule::NoEntry)?;
+        let names = inner.state.nodes.get(&number).and_then(OpenNode::names);
+        match (directory, names.map(|names| names.is_empty())) {
+            (true, None) => return Err(Rule::NotADirectory.into()),
+            (true, Some(false)) => return Err(Rule::NotEmpty.into()),
+            (false, Some(_)) => return Err(Rule::IsADirectory.into()),
+            _ => {}
+        }
+        let name = name.to_vec();
+        self.change(inner, Change::Remove { parent, name })?;
+        self.drop_spool(inner, number);
+        Ok(())
+    }
+
+    /// The spool file of a node that has no name any more. Who has it open keeps it.
+    fn drop_spool(&self, inner: &Inner, node: u64) {
+        let gone = inner
+            .state
+            .nodes
+            .get(&node)
+            .is_some_and(|node| node.places.is_empty() && node.content().is_some());
+        if gone {
+            // It may never have been written to.
+            let _ = fs::remove_file(self.spool_path(node));
+        }
+    }
+
+    /// Renames within the point. With `keep` an existing name is not replaced.
+    pub(in crate::filesystem) fn rename(
+        &self,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+        keep: bool,
+    ) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        let node = inner.state.child(from.0, from.1).ok_or(Rule::NoEntry)?;
+        let replaced = inner.state.child(to.0, to.1);
+        if replaced == Some(node) {
+            return Ok(());
+        }
+        if inner.state.lies_in(to.0, node) {
+            let message = "a directory cannot be moved into itself";
+            return Err(Error::new(Kind::Invalid, message).into());
+        }
+        if let Some(replaced) = replaced {
+            check_replace(&inner.state, node, replaced, keep)?;
+        }
+        let rename = Change::Rename {
+            parent: from.0,
+            name: from.1.to_vec(),
+            new_parent: to.0,
+            new_name: to.1.to_vec(),
+        };
+        self.change(inner, rename)?;
+        if let Some(replaced) = replaced {
+            self.drop_spool(inner, replaced);
+        }
+        self.rematch(inner, to.0, to.1);
+        if let Some((from, _)) = &inner.from {
+            matching::rematch_below(&mut inner.state, from, node);
+        }
+        Ok(())
+    }
+}
+
+fn check_replace(state: &State, node: u64, replaced: u64, keep: bool) -> Answer<()> {
+    if keep {
+        return Err(Rule::Exists.into());
+    }
+    let names = |node: u64| state.nodes.get(&node).and_then(OpenNode::names);
+    match (names(node), names(replaced)) {
+        (Some(_), Some(names)) if !names.is_empty() => Err(Rule::NotEmpty.into()),
+        (Some(_), None) => Err(Rule::NotADirectory.into()),
+        (None, Some(_)) => Err(Rule::IsADirectory.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,157 @@
+//! Changes of content by bytes, which lie in one spool file for each node.
+
+use super::change::Change;
+use super::content::Place;
+use super::state::{Body, OpenNode};
+use super::{Inner, OpenPoint};
+use crate::error::{Error, Kind, Result};
+use crate::filesystem::errno::{Answer, Rule};
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+impl OpenPoint {
+    /// Cuts or extends a file.
+    pub(in crate::filesystem) fn resize(&self, node: u64, size: u64) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
+        let old = content.ok_or(Rule::IsADirectory)?.size;
+        if old == size {
+            return Ok(());
+        }
+        Self::require_open(inner)?;
+        if size < old {
+            self.cut_spool(node, size)?;
+        }
+        self.change(inner, Change::Size { node, size })?;
+        self.rematch_node(inner, node);
+        Ok(())
+    }
+
+    /// What is cut off must not come back when the file grows again.
+    fn cut_spool(&self, node: u64, size: u64) -> Result<()> {
+        let path = self.spool_path(node);
+        match fs::File::options().write(true).open(&path) {
+            Ok(file) => match file.metadata() {
+                Ok(facts) if facts.len() > size => file.set_len(size),
+                _ => Ok(()),
+            },
+            Err(_) => Ok(()),
+        }
+        .map_err(|error| Error::io(format_args!("cutting {}", path.display()), error))
+    }
+
+    pub(in crate::filesystem) fn spool_path(&self, node: u64) -> PathBuf {
+        self.directory.join("spool").join(node.to_string())
+    }
+
+    /// The spool file of a node, made if it is not there.
+    pub(in crate::filesystem) fn spool(&self, node: u64) -> Result<fs::File> {
+        let path = self.spool_path(node);
+        fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| Error::io(format_args!("opening {}", path.display()), error))
+    }
+
+    /// Writes bytes of a file into its spool.
+    pub(in crate::filesystem) fn write(
+        &self,
+        node: u64,
+        spool: &fs::File,
+        offset: u64,
+        data: &[u8],
+    ) -> Answer<()> {
+        Self::require_open(&self.inner.lock())?;
+        let (begin, length) = (offset, data.len() as u64);
+        if begin
+            .checked_add(length)
+            .is_none_or(|end| end > i64::MAX as u64)
+        {
+            let message = "a file cannot be larger than 8 EiB";
+            return Err(Error::new(Kind::TooBig, message).into());
+        }
+        // The bytes first: what the journal tells of is there.
+        spool
+            .write_all_at(data, offset)
+            .map_err(|error| Error::io("spooling", error))?;
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        let written = Change::Written {
+            node,
+            begin,
+            length,
+        };
+        self.change(inner, written)?;
+        self.unmatch(inner, node);
+        Ok(())
+    }
+
+    /// Bytes that were just written are compared when the file is closed.
+    fn unmatch(&self, inner: &mut Inner, node: u64) {
+        if inner.state.matched > 0 {
+            self.rematch_node(inner, node);
+        }
+    }
+
+    /// A file that was written to is closed: its content is compared with that of the point it may be a copy of.
+    pub(in crate::filesystem) fn closed(&self, node: u64, spool: Option<&fs::File>) {
+        let size = {
+            let inner = self.inner.lock();
+            if inner.from.is_none() {
+                return;
+            }
+            let Some(content) = inner.state.nodes.get(&node).and_then(OpenNode::content) else {
+                return;
+            };
+            let spooled = content
+                .segments
+                .iter()
+                .all(|segment| matches!(segment.place, Place::Spool));
+            if !spooled || content.size == 0 {
+                return;
+            }
+            content.size
+        };
+        // A temporary name has no twin yet, but its final name will: the content is hashed all the same.
+        let hash = spool.and_then(|spool| hash_of(spool, size).ok());
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if let Some(OpenNode {
+            body: Body::File {
+                content,
+                hash: known,
+            },
+            ..
+        }) = inner.state.nodes.get_mut(&node)
+            && content.size == size
+        {
+            *known = hash;
+        }
+        self.rematch_node(inner, node);
+    }
+}
+
+/// BLAKE3 of a spooled file; holes read as zeros.
+fn hash_of(spool: &fs::File, size: u64) -> std::io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < size {
+        let want = buffer.len().min((size - at) as usize);
+        let count = spool.read_at(&mut buffer[..want], at)?;
+        if count == 0 {
+            // Behind the spooled bytes the file is a hole.
+            buffer[..want].fill(0);
+        }
+        let count = if count == 0 { want } else { count };
+        hasher.update(&buffer[..count]);
+        at += count as u64;
+    }
+    Ok(*hasher.finalize().as_bytes())
+}

@@ -1,0 +1,204 @@
+//! Contents that were moved here unhashed are not believed until a check has hashed them.
+
+use crate::sites::{Files, MIB, Random, Site, assorted, copy, files_of};
+use keepfs::check::{Options, Report, check};
+use keepfs::copy::End;
+use keepfs::id::{ChunkId, ObjectId};
+use keepfs::progress::Progress;
+use keepfs::repository::{Lane, Writer};
+use keepfs::store::Store;
+use keepfs::store::faults::Stop;
+use std::collections::BTreeMap;
+
+fn report(end: &End, read_data: bool) -> Report {
+    let options = Options {
+        read_data,
+        points: None,
+    };
+    check(&end.catalog, &options, &Progress::default()).unwrap()
+}
+
+/// Reads and hashes everything; nothing may be wrong.
+fn hash_all(end: &End) -> Report {
+    let report = report(end, true);
+    assert_eq!(report.problems, []);
+    report
+}
+
+fn sizes(site: &Site, prefix: &str) -> BTreeMap<String, u64> {
+    let objects = site.store.list(prefix).unwrap();
+    objects
+        .into_iter()
+        .map(|object| (object.name, object.size))
+        .collect()
+}
+
+fn bytes(site: &Site, prefix: &str) -> u64 {
+    sizes(site, prefix).values().sum()
+}
+
+/// A repository that got these files by a copy.
+fn copied(files: &Files) -> Site {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    source.back_up("web", "one", 100, files);
+    copy(&source.open(), &target.open());
+    target
+}
+
+#[test]
+fn moved_chunks_satisfy_a_backup_only_after_they_were_hashed() {
+    let files = assorted(21, 120);
+    let before = copied(&files);
+    let moved = bytes(&before, "packs/data/");
+    assert!(report(&before.reopen(), false).packs_unhashed > 0);
+    before.back_up("own", "one", 200, &files);
+    assert!(bytes(&before, "packs/data/") > moved + moved / 2);
+
+    let after = copied(&files);
+    let (packs, index) = (sizes(&after, "packs/"), sizes(&after, "index/"));
+    let unhashed = report(&after.reopen(), false).packs_unhashed;
+    let hashed = hash_all(&after.reopen());
+    assert_eq!((hashed.packs_hashed, hashed.packs_unhashed), (unhashed, 0));
+    assert_eq!(sizes(&after, "packs/"), packs, "no pack was touched");
+    assert_eq!(sizes(&after, "index/").len(), index.len() + 1);
+    after.back_up("own", "one", 200, &files);
+    assert_eq!(
+        bytes(&after, "packs/data/"),
+        bytes_of(&packs, "packs/data/")
+    );
+    assert_eq!(files_of(&after.reopen(), "own", "one"), files);
+
+    // There is nothing left to record.
+    let index = sizes(&after, "index/");
+    let again = hash_all(&after.reopen());
+    assert_eq!((again.packs_hashed, again.packs_unhashed), (0, 0));
+    assert_eq!(sizes(&after, "index/"), index);
+}
+
+fn bytes_of(objects: &BTreeMap<String, u64>, prefix: &str) -> u64 {
+    let below = objects.iter().filter(|(name, _)| name.starts_with(prefix));
+    below.map(|(_, size)| size).sum()
+}
+
+#[test]
+fn a_repository_that_is_open_believes_at_once_what_a_check_has_hashed() {
+    let files = assorted(22, 60);
+    let target = copied(&files);
+    let end = target.reopen();
+    let id = *crate::sites::chunks_of(
+        &end.trees,
+        &end.catalog
+            .contents()
+            .point(b"web", b"one")
+            .unwrap()
+            .record
+            .tree,
+    )
+    .values()
+    .flatten()
+    .next()
+    .unwrap();
+    let own = Writer::new(end.repository().clone(), None).unwrap();
+    assert!(!own.has(&id).unwrap());
+    hash_all(&end);
+    assert!(own.has(&id).unwrap());
+}
+
+#[test]
+fn damaged_and_lying_packs_stay_unhashed() {
+    let target = copied(&assorted(23, 120));
+    // A source that says of some bytes that they are others.
+    let end = target.reopen();
+    let liar = Writer::new(end.repository().clone(), Some(ObjectId([5; 16]))).unwrap();
+    let claimed = ChunkId::of(b"what everybody has");
+    liar.put(Lane::Alone, claimed, b"what nobody wants")
+        .unwrap();
+    liar.flush().unwrap();
+    let unhashed = report(&end, false).packs_unhashed;
+    let broken = sizes(&target, "packs/data/").into_keys().next().unwrap();
+    target.store.flip(&broken, 5000);
+    let lying = end.repository().find(&claimed).unwrap().unwrap().pack.id;
+    assert!(!broken.contains(&lying.to_string()));
+
+    let found = report(&target.reopen(), true);
+    let wrong: Vec<_> = found.problems.iter().map(|found| &found.object).collect();
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    assert_eq!(found.packs_hashed, unhashed - 2);
+    assert_eq!(found.packs_unhashed, 2);
+    let own = Writer::new(target.reopen().repository().clone(), None).unwrap();
+    assert!(!own.has(&claimed).unwrap());
+
+    // A pack that was only read badly is believed when it is whole again; the liar never is.
+    target.store.heal();
+    let found = report(&target.reopen(), true);
+    assert_eq!((found.packs_hashed, found.packs_unhashed), (1, 1));
+    assert_eq!(report(&target.reopen(), true).packs_hashed, 0);
+}
+
+#[test]
+fn a_check_that_cannot_write_reports_all_the_same() {
+    let files = assorted(24, 60);
+    let target = copied(&files);
+    let unhashed = report(&target.reopen(), false).packs_unhashed;
+    for stop in [Stop::Before, Stop::After] {
+        let end = target.reopen();
+        target.store.stop_at(1, stop);
+        let found = hash_all(&end);
+        assert_eq!((found.packs_hashed, found.packs_unhashed), (0, unhashed));
+        target.store.heal();
+        // Died before the record: all is as it was. Died behind it: all is recorded.
+        let left = match stop {
+            Stop::Before => unhashed,
+            _ => 0,
+        };
+        assert_eq!(report(&target.reopen(), false).packs_unhashed, left);
+        assert_eq!(files_of(&target.reopen(), "web", "one"), files);
+    }
+    // What was not recorded is recorded by the next check that can.
+    let target = copied(&files);
+    target.store.stop_at(1, Stop::Before);
+    hash_all(&target.reopen());
+    target.store.heal();
+    assert_eq!(hash_all(&target.reopen()).packs_hashed, unhashed);
+}
+
+#[test]
+fn merging_segments_keeps_what_was_hashed_whoever_merges() {
+    let mut source = Site::new(MIB, 1);
+    let target = Site::new(4 * MIB, 2);
+    let mut all = Files::new();
+    for number in 0..7u64 {
+        let name = format!("f{number}");
+        all.insert(name.clone(), Random(number + 1).bytes(20_000).into());
+        source.back_up("web", &name, number as i64, &all);
+        copy(&source.open(), &target.reopen());
+    }
+    // Another host has the index as it was, and does not hear of the check.
+    target.back_up(
+        "other",
+        "one",
+        50,
+        &[("x".to_owned(), vec![1; 9].into())].into(),
+    );
+    let other = target.reopen();
+    assert!(hash_all(&target.reopen()).packs_hashed > 0);
+    assert!(other.repository().merge_index().unwrap() > 0);
+    for turn in 0..3 {
+        let end = target.reopen();
+        assert_eq!(report(&end, false).packs_unhashed, 0, "turn {turn}");
+        let data = bytes(&target, "packs/data/");
+        target.back_up("own", &format!("p{turn}"), 300 + turn, &all);
+        assert_eq!(bytes(&target, "packs/data/"), data, "turn {turn}");
+        // Segments of other sizes bring the next merger about.
+        for number in 0..8 {
+            let body = format!("{turn} {number}").into_bytes();
+            let files = [("y".to_owned(), body.into())].into();
+            target.back_up("own", &format!("q{turn}{number}"), 400, &files);
+        }
+        target.reopen().repository().merge_index().unwrap();
+    }
+    let end = target.reopen();
+    assert_eq!(hash_all(&end).packs_hashed, 0);
+    assert_eq!(files_of(&end, "web", "f6"), all);
+}
