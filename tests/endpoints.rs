@@ -191,6 +191,8 @@ fn a_creation_whose_answer_was_lost_is_known_as_ours() {
     let wire = Wire::to(options.endpoint.as_deref().expect("has one"));
     let through = CloudOptions {
         endpoint: Some(wire.endpoint.clone()),
+        // However long the attempt took, it is made once more.
+        retry_timeout: Duration::ZERO,
         ..options
     };
     let store = open_cloud(&format!("{url}/lost"), through);
