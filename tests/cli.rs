@@ -632,3 +632,30 @@ fn patterns_from_a_file_leave_out_what_they_match() {
         assert!(!out.join("keep/cache").exists());
     }
 }
+
+#[test]
+fn a_lost_index_is_rebuilt_from_the_packs() {
+    let host = Host::new();
+    let files = host.files();
+    let source = files.to_str().expect("text");
+    host.expect(0, &["init", "primary"]);
+    host.expect(0, &["backup", source, "primary/web/first"]);
+    std::fs::remove_dir_all(host.path("primary/index")).expect("removes");
+    std::fs::remove_dir_all(host.path("cache")).expect("removes");
+
+    let damaged = host.expect(1, &["check", "primary"]);
+    assert!(
+        damaged.contains("keepfs check --rebuild-index"),
+        "{damaged}"
+    );
+    let checked = host.json(&["check", "--rebuild-index", "--json", "primary"]);
+    assert_eq!(checked[0]["problem_count"], 0);
+    assert_eq!(checked[0]["rebuilt"]["packs"], 2);
+    let target = host.path("restored");
+    let target = target.to_str().expect("text");
+    host.expect(0, &["restore", "primary/web/first", target]);
+    assert_eq!(
+        std::fs::read(format!("{target}/letter")).expect("restored"),
+        b"Dear Alice"
+    );
+}

@@ -3,7 +3,10 @@
 use crate::servers;
 use crate::stores::{kind, noise, open_cloud};
 use bytes::Bytes;
+use keepfs::clock::Clock;
 use keepfs::error::Kind;
+use keepfs::id::ChunkId;
+use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
 use keepfs::store::CloudOptions;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -110,14 +113,23 @@ fn an_endpoint_that_never_answers_is_unreachable() {
 struct Wire {
     endpoint: String,
     requests: Arc<Mutex<Vec<u8>>>,
+    /// The next answer is cut off.
+    cut: Arc<AtomicBool>,
 }
 
 impl Wire {
-    fn to(target: &str, cut_first_answer: bool) -> Self {
+    fn to(target: &str) -> Self {
+        Self::of_rate(target, u64::MAX)
+    }
+
+    /// A wire that passes so many bytes a second to the server, all connections together.
+    fn of_rate(target: &str, bytes_per_second: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("is bound"));
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let cut = Arc::new(AtomicBool::new(cut_first_answer));
+        let cut_next = Arc::new(AtomicBool::new(false));
+        let cut = Arc::clone(&cut_next);
+        let link = Arc::new(Mutex::new(()));
         let (log, target) = (Arc::clone(&requests), target.replace("http://", ""));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -126,9 +138,13 @@ impl Wire {
                     client.try_clone().expect("cloned"),
                     server.try_clone().expect("cloned"),
                 );
-                let log = Arc::clone(&log);
+                let (log, link) = (Arc::clone(&log), Arc::clone(&link));
                 std::thread::spawn(move || {
                     pass(from, to, |bytes| {
+                        let one_at_a_time = link.lock().expect("not poisoned");
+                        let nanoseconds = 1_000_000_000 * bytes.len() as u64 / bytes_per_second;
+                        std::thread::sleep(Duration::from_nanos(nanoseconds));
+                        drop(one_at_a_time);
                         log.lock().expect("not poisoned").extend_from_slice(bytes);
                         true
                     })
@@ -139,10 +155,14 @@ impl Wire {
                 });
             }
         });
-        Self { endpoint, requests }
+        Self {
+            endpoint,
+            requests,
+            cut: cut_next,
+        }
     }
 
-    /// The heads of all PUT requests so far, in lower case.
+    /// The heads of all PUT requests so far, in lower case, without those that try the store out.
     fn puts(&self) -> Vec<String> {
         let bytes = self.requests.lock().expect("not poisoned");
         let text = String::from_utf8_lossy(&bytes).to_lowercase();
@@ -150,6 +170,7 @@ impl Wire {
         heads
             .filter_map(|put| put.split_once("\r\n\r\n"))
             .map(|(head, _)| head.to_owned())
+            .filter(|head| !head.contains("/leases/"))
             .collect()
     }
 }
@@ -167,17 +188,23 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut watch: impl FnMut(&[u8]) -> 
 #[test]
 fn a_creation_whose_answer_was_lost_is_known_as_ours() {
     let (url, options) = servers::seaweedfs_bucket("conformance");
-    let wire = Wire::to(options.endpoint.as_deref().expect("has one"), true);
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"));
     let through = CloudOptions {
         endpoint: Some(wire.endpoint.clone()),
+        // However long the attempt took, it is made once more.
+        retry_timeout: Duration::ZERO,
         ..options
     };
     let store = open_cloud(&format!("{url}/lost"), through);
     store
+        .create("keys/1", Bytes::from_static(b"x"))
+        .expect("tries the store out");
+    wire.cut.store(true, Ordering::SeqCst);
+    store
         .create("points/1", Bytes::from_static(b"ours"))
         .expect("is ours");
     assert!(
-        wire.puts().len() >= 2,
+        wire.puts().len() >= 3,
         "the first answer was cut off: {:?}",
         wire.puts()
     );
@@ -187,9 +214,31 @@ fn a_creation_whose_answer_was_lost_is_known_as_ours() {
 }
 
 #[test]
+fn a_slow_uplink_only_takes_longer() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let target = options.endpoint.as_deref().expect("has one");
+    let wire = Wire::of_rate(target, 8 << 20);
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        // Less than any body of this test takes on the wire.
+        retry_timeout: Duration::from_millis(500),
+        request_timeout: Duration::from_millis(250),
+        ..options
+    };
+    let store = open_cloud(&format!("{url}/slow"), through);
+    let (large, middle) = (noise(18 << 20), noise(5 << 20));
+    let mut upload = store.upload("packs/data/aa/1").expect("starts");
+    upload.write(large.clone()).expect("is sent");
+    upload.finish().expect("arrives");
+    store.create("index/1", middle.clone()).expect("arrives");
+    assert_eq!(store.get("packs/data/aa/1").expect("reads"), large);
+    assert_eq!(store.get("index/1").expect("reads"), middle);
+}
+
+#[test]
 fn only_data_packs_follow_the_storage_class_and_all_carry_checksums() {
     let (url, options) = servers::seaweedfs_bucket("conformance");
-    let wire = Wire::to(options.endpoint.as_deref().expect("has one"), false);
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"));
     let through = CloudOptions {
         endpoint: Some(wire.endpoint.clone()),
         storage_class: Some("STANDARD_IA".to_owned()),
@@ -214,4 +263,69 @@ fn only_data_packs_follow_the_storage_class_and_all_carry_checksums() {
         assert_eq!(classed, put.contains("/packs/data/"), "{put}");
         assert!(put.contains("x-amz-checksum-sha256: "), "{put}");
     }
+}
+
+#[test]
+fn data_packs_follow_the_class_that_the_repository_was_made_with() {
+    let (url, options) = servers::seaweedfs_bucket("conformance");
+    let wire = Wire::to(options.endpoint.as_deref().expect("has one"));
+    let through = CloudOptions {
+        endpoint: Some(wire.endpoint.clone()),
+        ..options
+    };
+    // Opened anew for each: nothing but the repository itself knows the class.
+    let open = || open_cloud(&format!("{url}/settings"), through.clone());
+    let key = Credential::password(b"correct horse").expect("is one");
+    let settings = Settings {
+        storage_class: "STANDARD_IA".to_owned(),
+        ..Settings::default()
+    };
+    let cache = tempfile::tempdir().expect("a temporary directory");
+    let local = Local {
+        cache: cache.path().to_owned(),
+        frame_cache_bytes: 16 << 20,
+        clock: Clock::system(),
+    };
+    Repository::init(open(), &key, "first", &settings, &Clock::system()).expect("is made");
+    let repository = Repository::open(open(), &key, local).expect("opens");
+    let writer = Writer::new(repository, None).expect("may write");
+    for lane in [Lane::Alone, Lane::Tree] {
+        let content = format!("{lane:?}");
+        let id = ChunkId::of(content.as_bytes());
+        writer.put(lane, id, content.as_bytes()).expect("is put");
+    }
+    writer.flush().expect("is written");
+    let puts = wire.puts();
+    assert!(puts.iter().any(|put| put.contains("/packs/data/")));
+    assert!(puts.iter().any(|put| put.contains("/packs/tree/")));
+    for put in puts {
+        let classed = put.contains("x-amz-storage-class: standard_ia");
+        assert_eq!(classed, put.contains("/packs/data/"), "{put}");
+    }
+}
+
+#[test]
+fn a_store_that_overwrites_is_refused_at_the_first_write() {
+    // To whatever it is asked it says that it has done it.
+    let careless =
+        b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let store = open_cloud("s3://bucket/prefix", impatient(&responder(careless)));
+    for refused in [
+        store.create("points/1", Bytes::from_static(b"x")),
+        store.upload("packs/data/aa/1").map(drop),
+    ] {
+        let refused = refused.expect_err("no repository is safe there");
+        assert_eq!(refused.kind(), Kind::Invalid, "{refused}");
+        assert!(refused.message().contains("overwrites"), "{refused}");
+    }
+}
+
+#[test]
+fn a_store_without_conditions_is_told_so_at_once() {
+    let answer = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 42\r\nConnection: close\r\n\r\n<Error><Code>NotImplemented</Code></Error>";
+    let store = open_cloud("s3://bucket/prefix", impatient(&responder(answer)));
+    let refused = store.create("points/1", Bytes::from_static(b"x"));
+    let refused = refused.expect_err("it knows no condition");
+    assert_eq!(refused.kind(), Kind::Invalid, "{refused}");
+    assert!(refused.message().contains("choose another"), "{refused}");
 }

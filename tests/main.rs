@@ -15,6 +15,7 @@ mod endpoints;
 mod engine;
 mod golden;
 mod hostile;
+mod index_cache;
 mod kills;
 mod model;
 mod mount;

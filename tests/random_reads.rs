@@ -64,7 +64,8 @@ fn the_beginning_of_a_frame_has_the_right_bytes_wherever_it_ends() {
         vec![7; PIECE_BYTES],
         [noise(70_000), numbers(180_000)].concat(),
     ];
-    let write: [fn(&Bench, &[u8]) -> (Arc<Repository>, Location); 2] = [written, written_elsewhere];
+    type Write = fn(&Bench, &[u8]) -> (Arc<Repository>, Location);
+    let write: [Write; 2] = [written, written_elsewhere];
     for (content, write) in contents
         .iter()
         .flat_map(|content| write.map(|write| (content, write)))

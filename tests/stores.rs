@@ -160,7 +160,7 @@ fn uploads_appear_when_finished(store: &SharedStore) {
         upload.finish().expect("finishes");
         assert_eq!(store.head(&name).expect("is there").size, length as u64);
         assert!(
-            store.get(&name).expect("reads") == content,
+            store.get_range(&name, 0..length as u64).expect("reads") == content,
             "{length} bytes came back changed"
         );
         store.delete(&name).expect("deletes");

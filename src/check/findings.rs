@@ -167,7 +167,7 @@ impl State {
         });
         ids.insert(*id);
         self.problems[number].sentence = format!(
-            "{} chunks that restore points need, such as {id}, are in no index segment; rebuild the index from the packs",
+            "{} chunks that restore points need, such as {id}, are in no index segment; run `keepfs check --rebuild-index`",
             ids.len()
         );
         self.missing = Some((number, ids));

@@ -15,7 +15,8 @@ KEEPFS_PASSWORD, or a question on the terminal; never from the command line itse
 repository of the command.\n\n\
 Keys of a cloud store come from credentials-command or access-key and secret-key of the configuration, from the usual AWS_*, \
 AZURE_* and GOOGLE_* variables, or, for S3, from ~/.aws/credentials and ~/.aws/config (AWS_PROFILE).\n\n\
-The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml.";
+The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml. \
+`memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it).";
 
 /// A mounted backup file system.
 #[derive(Parser, Debug)]
@@ -114,6 +115,7 @@ No data is deleted by it. Any other point stays as it is.")]
     #[command(after_help = "Examples:
   keepfs check primary                                   the structure: quick
   keepfs check --read-data primary                       every byte
+  keepfs check --rebuild-index primary                   after a loss in index/
 
 Exit code 1: something is damaged; the report names the files it costs.")]
     Check(Check),
@@ -284,6 +286,9 @@ pub struct Check {
     /// Read and verify every byte
     #[arg(long)]
     pub read_data: bool,
+    /// First list anew, from the packs alone, what no readable part of the index lists
+    #[arg(long)]
+    pub rebuild_index: bool,
 }
 
 #[derive(Args, Debug)]

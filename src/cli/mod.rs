@@ -13,7 +13,7 @@ mod show;
 mod work;
 
 use crate::clock::Clock;
-use crate::command::{self, BackupArguments, Host, InitArguments, MountArguments};
+use crate::command::{self, BackupArguments, CheckArguments, Host, InitArguments, MountArguments};
 use crate::config::{Config, Given, Keys, Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
 use arguments::{Arguments, Global, KeyVerb, Verb};
@@ -150,8 +150,12 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
         }
         Verb::Check(check) => {
             let places = named(host, &check.repositories)?;
+            let arguments = CheckArguments {
+                read_data: check.read_data,
+                rebuild_index: check.rebuild_index,
+            };
             let report = work::watched(global.quiet, |progress| {
-                command::check(host, places, check.read_data, progress)
+                command::check(host, places, arguments, progress)
             })?;
             show::print(&report, json)
         }

@@ -2,6 +2,7 @@
 
 use super::escape::Name;
 use super::exit;
+use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
     KeysReport, OpenReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
@@ -284,6 +285,17 @@ impl Show for SealReport {
 impl Show for CheckReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let found = &self.found;
+        if let Some(rebuilt) = &self.rebuilt {
+            writeln!(
+                out,
+                "index: {} packs with {} chunks listed anew",
+                count(rebuilt.packs),
+                count(rebuilt.chunks)
+            )?;
+            for (pack, why) in &rebuilt.problems {
+                writeln!(out, "damaged: {pack}: {why}")?;
+            }
+        }
         for warning in &found.warnings {
             writeln!(out, "warning: {warning}")?;
         }
@@ -333,7 +345,9 @@ impl Show for CheckReport {
     }
 
     fn code(&self) -> u8 {
-        match (self.found.is_clean(), self.found.warnings.is_empty()) {
+        let listed = |rebuilt: &Rebuilt| rebuilt.problems.is_empty();
+        let sound = self.found.is_clean() && self.rebuilt.as_ref().is_none_or(listed);
+        match (sound, self.found.warnings.is_empty()) {
             (false, _) => exit::FAILED,
             (true, false) => exit::WARNINGS,
             (true, true) => exit::DONE,

@@ -4,8 +4,10 @@ use super::{Host, engine};
 use crate::check;
 use crate::config::RepositoryPlace;
 use crate::error::Result;
+use crate::point::Catalog;
 use crate::progress::Progress;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// What a check of one repository found.
 #[derive(Clone, Debug, Serialize)]
@@ -14,16 +16,28 @@ pub struct CheckReport {
     pub repository: String,
     /// Whether every byte of every pack was read.
     pub read_data: bool,
+    /// What rebuilding the index did, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuilt: Option<check::Rebuilt>,
     /// What was seen and what is wrong.
     #[serde(flatten)]
     pub found: check::Report,
 }
 
-/// Checks these repositories; all configured ones when none is named. With `read_data` every byte is read.
+/// What to do besides looking at the structure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckArguments {
+    /// Read and verify every byte.
+    pub read_data: bool,
+    /// First list the packs that no readable index segment lists.
+    pub rebuild_index: bool,
+}
+
+/// Checks these repositories; all configured ones when none is named.
 pub fn check(
     host: &Host,
     places: Vec<RepositoryPlace>,
-    read_data: bool,
+    arguments: CheckArguments,
     progress: &Progress,
 ) -> Result<Vec<CheckReport>> {
     let places = if places.is_empty() {
@@ -33,8 +47,15 @@ pub fn check(
     };
     let alone = places.len() == 1;
     let reports = places.iter().map(|place| {
-        let catalog = host.catalog(place, alone)?;
-        engine::check(place, &catalog, read_data, progress)
+        let repository = host.open(place, alone)?;
+        // Before the catalog: without an index it may not be readable.
+        let rebuilt = match arguments.rebuild_index {
+            true => Some(check::rebuild_index(&repository, progress)?),
+            false => None,
+        };
+        let catalog = Arc::new(Catalog::open(repository)?);
+        let report = engine::check(place, &catalog, arguments.read_data, progress)?;
+        Ok(CheckReport { rebuilt, ..report })
     });
     reports.collect()
 }

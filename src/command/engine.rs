@@ -142,6 +142,7 @@ pub(super) fn check(
     Ok(CheckReport {
         repository: place.name.clone(),
         read_data,
+        rebuilt: None,
         found,
     })
 }

@@ -9,8 +9,9 @@ use crate::store;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Decompressed frames that a verb keeps in memory: four large frames for each of a dozen readers.
-const FRAME_CACHE_BYTES: u64 = 64 << 20;
+/// Memory for each open repository. Half of it keeps decompressed frames: four large ones for each of a dozen readers;
+/// the other half is for what is on its way.
+const MEMORY_BYTES: u64 = 128 << 20;
 /// The virtual name of the newest complete point.
 const LATEST: &[u8] = b"latest";
 
@@ -115,7 +116,7 @@ impl Host {
         let own = place.reach.cache_directory.clone();
         Local {
             cache: own.unwrap_or_else(|| self.directories.cache.clone()),
-            frame_cache_bytes: FRAME_CACHE_BYTES,
+            frame_cache_bytes: self.config.memory.unwrap_or(MEMORY_BYTES) / 2,
             clock: self.clock.clone(),
         }
     }

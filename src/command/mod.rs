@@ -34,7 +34,7 @@ mod seal;
 mod stats;
 
 pub use backup::{BackupArguments, BackupReport, backup};
-pub use check::{CheckReport, check};
+pub use check::{CheckArguments, CheckReport, check};
 pub use copy::{CopyReport, copy};
 pub use diff::{DiffLine, DiffReport, diff};
 pub use engine::ProblemReport;

@@ -24,6 +24,9 @@ pub struct Config {
     pub cache_directory: Option<PathBuf>,
     /// Instead of the user's own state directory.
     pub state_directory: Option<PathBuf>,
+    /// Bytes that the cache and the buffers of each open repository may take, 16 MiB at least; 128 MiB without it.
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub memory: Option<u64>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -63,7 +66,7 @@ pub struct Reach {
     pub storage_class: Option<String>,
     /// `init`: zstd level, 1 to 22.
     pub level: Option<i32>,
-    /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 45 without it.
+    /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.
     pub cache_directory: Option<PathBuf>,
@@ -71,6 +74,10 @@ pub struct Reach {
 
 /// `retry-seconds` at most: an hour. Above that a person takes a command for hung.
 const RETRY_SECONDS_MAX: u64 = 3600;
+/// `memory` at least: below it a single chunk and its frames would not fit.
+const MEMORY_MIN: u64 = 16 << 20;
+/// A healthy server under load may take this long to answer.
+const ATTEMPT_MIN: Duration = Duration::from_secs(5);
 
 fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
     String::deserialize(from).map(|text| Some(Secret::new(text)))
@@ -125,6 +132,10 @@ impl Config {
         for (name, reach) in &mut config.repositories {
             check(name, reach).map_err(|error| error.context(path.display()))?;
             reach.anchor(directory);
+        }
+        if config.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
+            let message = format!("{}: memory must be 16 MiB or more", path.display());
+            return Err(Error::new(Kind::Invalid, message));
         }
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);
@@ -206,8 +217,9 @@ impl Reach {
         };
         if let Some(seconds) = self.retry_seconds {
             cloud.retry_timeout = Duration::from_secs(seconds);
-            // One attempt that never ends would outlast them all.
-            cloud.request_timeout = cloud.request_timeout.min(cloud.retry_timeout);
+            // One attempt that never ends would outlast them all; half leaves room for a second one.
+            let attempt = (cloud.retry_timeout / 2).max(cloud.retry_timeout.min(ATTEMPT_MIN));
+            cloud.request_timeout = cloud.request_timeout.min(attempt);
         }
         if let Some(command) = &self.credentials_command {
             let keys = program::keys(command)?;
@@ -278,6 +290,7 @@ mod tests {
                 "1 to 3600",
             ),
             ("[repository.a\n", "line 1"),
+            ("memory = \"1 MiB\"\n", "16 MiB or more"),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);
@@ -286,6 +299,13 @@ mod tests {
                 "{refused} has no {part:?}"
             );
         }
+    }
+
+    #[test]
+    fn memory_is_a_size() {
+        let config = parse("memory = \"64 MiB\"\n").expect("parses");
+        assert_eq!(config.memory, Some(64 << 20));
+        assert_eq!(parse("").expect("parses").memory, None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
-/// Bytes of all jobs that are read at a time, encrypted and decrypted.
+/// Bytes of all jobs that are read at a time, encrypted and decrypted, where the target's memory allows them.
 const JOBS_BYTES: u64 = 32 << 20;
 /// No request to the source is longer.
 const JOB_BYTES_MAX: u64 = 8 << 20;
@@ -156,9 +156,11 @@ impl Transfer {
     /// A transfer from the repository of `source` to that of `writer`, whose origin must be the source's id.
     pub fn new(source: Arc<Trees>, writer: Arc<Writer>, options: TransferOptions) -> Self {
         let workers = options.workers.max(1);
+        let memory = writer.repository().local().transfer_bytes();
+        let jobs_bytes = JOBS_BYTES.min(memory);
         let limits = Limits {
             weight_max: options.waiting_max,
-            job_bytes_max: (JOBS_BYTES / 2 / workers as u64).clamp(JOB_BYTES_MIN, JOB_BYTES_MAX),
+            job_bytes_max: (jobs_bytes / 2 / workers as u64).clamp(JOB_BYTES_MIN, JOB_BYTES_MAX),
         };
         let shared = Arc::new(Shared {
             source,

@@ -5,6 +5,7 @@ use super::crypto::{ObjectKind, Owner};
 use super::pack::{FrameSpan, PackFacts};
 use super::sealed::{self, Opener, Sealer};
 use super::segment::{self, CacheFile, ChunkEntry, PackEntry, Segment};
+use crate::clock::{Clock, Time};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
 use crate::store::names::{self, Name, PackKind};
@@ -16,6 +17,8 @@ use std::sync::Arc;
 
 /// As many segments of similar size are merged into one: lookups ask every segment's filter.
 const SEGMENTS_PER_TIER: usize = 8;
+/// Age at which the writer of an unfinished cache file is dead: none takes a day.
+const STALE_SECONDS: i64 = 24 * 60 * 60;
 /// Sealed bytes that are sent to the store at a time while a segment is uploaded.
 const UPLOAD_BYTES: usize = 8 << 20;
 
@@ -66,6 +69,8 @@ pub(crate) struct Index {
     directory: PathBuf,
     segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     refreshing: Mutex<()>,
+    /// Held by the one merge at a time: a second one would merge the same segments.
+    merging: Mutex<()>,
     problems: Mutex<HashMap<ObjectId, String>>,
 }
 
@@ -73,10 +78,12 @@ impl Index {
     /// An index with nothing loaded, cached in `directory`.
     pub(crate) fn new(directory: PathBuf) -> Result<Self> {
         super::make_private(&directory)?;
+        remove_stale(&directory, Clock::system().now());
         Ok(Self {
             directory,
             segments: RwLock::default(),
             refreshing: Mutex::default(),
+            merging: Mutex::default(),
             problems: Mutex::default(),
         })
     }
@@ -103,18 +110,35 @@ impl Index {
             .iter()
             .map(|segment| (segment.id, segment.clone()))
             .collect();
-        let mut present = Vec::new();
+        loaded.retain(|_, segment| !segment.is_spoiled());
+        let mut listed: Vec<(ObjectId, u64)> = access
+            .store
+            .list(names::INDEX)?
+            .into_iter()
+            .filter_map(|object| match Name::parse(&object.name) {
+                Some(Name::Index(id)) => Some((id, object.size)),
+                _ => None,
+            })
+            .collect();
+        // What is loaded first, then the largest: what those replace needs no loading.
+        listed.sort_by_key(|(id, bytes)| (!loaded.contains_key(id), std::cmp::Reverse(*bytes)));
+        let mut present: Vec<Arc<Segment>> = Vec::new();
         let mut problems = HashMap::new();
-        for object in access.store.list(names::INDEX)? {
-            let Some(Name::Index(id)) = Name::parse(&object.name) else {
+        let mut replaced = HashSet::new();
+        for (id, object_bytes) in listed {
+            if replaced.contains(&id) {
+                self.uncache(id);
                 continue;
-            };
+            }
             let segment = match loaded.remove(&id) {
                 Some(segment) => Ok(segment),
-                None => self.load(access, id, object.size).map(Arc::new),
+                None => self.load(access, id, object_bytes).map(Arc::new),
             };
             match segment {
-                Ok(segment) => present.push(segment),
+                Ok(segment) => {
+                    replaced.extend(segment.replaced()?);
+                    present.push(segment);
+                }
                 // Bits may flip in the head too, where version and key epoch stand in the clear.
                 Err(error)
                     if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::WrongKey) =>
@@ -126,11 +150,7 @@ impl Index {
                 Err(error) => return Err(error),
             }
         }
-        for segment in &present {
-            for id in segment.replaced()? {
-                problems.remove(&id);
-            }
-        }
+        problems.retain(|id, _| !replaced.contains(id));
         self.replace(present)?;
         *self.problems.lock() = problems;
         Ok(())
@@ -142,10 +162,29 @@ impl Index {
         for segment in &present {
             replaced.extend(segment.replaced()?);
         }
-        present.retain(|segment| !replaced.contains(&segment.id));
+        present.retain(|segment| {
+            let live = !replaced.contains(&segment.id);
+            if !live {
+                self.uncache(segment.id);
+            }
+            live
+        });
         present.sort_by_key(|segment| (std::cmp::Reverse(segment.chunk_count()), segment.id));
         *self.segments.write() = Arc::new(present);
         Ok(())
+    }
+
+    /// Removes the cache file of a segment that is no longer wanted. What stays costs room, nothing more.
+    fn uncache(&self, id: ObjectId) {
+        let _ = std::fs::remove_file(self.path(id));
+    }
+
+    /// Whether a segment's cache file turned out to be damaged since it was loaded; a refresh fetches it again.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.segments
+            .read()
+            .iter()
+            .any(|segment| segment.is_spoiled())
     }
 
     fn path(&self, id: ObjectId) -> PathBuf {
@@ -154,12 +193,14 @@ impl Index {
 
     fn load(&self, access: &Access, id: ObjectId, object_bytes: u64) -> Result<Segment> {
         let path = self.path(id);
-        if let Ok(segment) = Segment::map(id, &path) {
-            return Ok(segment);
+        // A second time, if another process that shares the cache removes the file before it is mapped.
+        for _ in 0..2 {
+            if let Ok(segment) = Segment::map(id, &path) {
+                return Ok(segment);
+            }
+            self.fetch(access, id, object_bytes)
+                .map_err(|error| error.context(format_args!("index segment {id}")))?;
         }
-        let path = self
-            .fetch(access, id, object_bytes)
-            .map_err(|error| error.context(format_args!("index segment {id}")))?;
         Segment::map(id, &path)
     }
 
@@ -235,7 +276,11 @@ impl Index {
     }
 
     /// Merges segments where too many of similar size have gathered; returns how many were merged.
+    /// None while another thread merges.
     pub(crate) fn merge(&self, access: &Access) -> Result<usize> {
+        let Some(_one_at_a_time) = self.merging.try_lock() else {
+            return Ok(0);
+        };
         let Some(chosen) = tier_to_merge(&self.segments()) else {
             return Ok(0);
         };
@@ -246,6 +291,7 @@ impl Index {
     /// Publishes that every chunk of these packs was hashed here: the segments that say otherwise are merged into one
     /// that says so, and takes their place. One creation, so a crash leaves either the old state or the new one.
     pub(crate) fn publish_hashed(&self, access: &Access, packs: &HashSet<ObjectId>) -> Result<()> {
+        let _one_at_a_time = self.merging.lock();
         let mut chosen = Vec::new();
         for segment in self.segments().iter() {
             for number in 0..segment.pack_count() {
@@ -305,6 +351,25 @@ impl Index {
         ready.append(&mut sealer.finish());
         upload.write(Bytes::from(ready))?;
         upload.finish()
+    }
+}
+
+/// Removes what dead processes have left unfinished: a living one renews a file's time long before it is that old.
+fn remove_stale(directory: &std::path::Path, now: Time) {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let temporary = entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(segment::TEMPORARY);
+        let old = |file: std::fs::Metadata| file.mtime() < now.seconds - STALE_SECONDS;
+        if temporary && entry.metadata().is_ok_and(old) {
+            // Somebody else may be faster; what stays costs room, nothing more.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

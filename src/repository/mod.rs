@@ -74,7 +74,7 @@ pub struct Settings {
     pub pack_bytes: u64,
     /// zstd level.
     pub level: i32,
-    /// Storage class of data packs; empty for the store's default.
+    /// Storage class of data packs, unless a host's configuration names another; empty for the store's default.
     pub storage_class: String,
     /// Owner of the repository's directory in a mount.
     pub uid: u32,
@@ -163,10 +163,24 @@ impl Settings {
 pub struct Local {
     /// Directory for caches of all repositories; may be removed at any time.
     pub cache: PathBuf,
-    /// Bytes of decompressed frames kept in memory.
+    /// Bytes of decompressed frames kept in memory. The buffers of writers and copies shrink with it.
     pub frame_cache_bytes: u64,
     /// Where time comes from.
     pub clock: Clock,
+}
+
+impl Local {
+    /// Plain bytes of small chunks that a writer gathers to sort them; it holds up to three times as many. Never more
+    /// than measurement found useful.
+    fn window_bytes(&self) -> usize {
+        let share = usize::try_from(self.frame_cache_bytes / 4).unwrap_or(usize::MAX);
+        share.clamp(writer::GROUP_BYTES, writer::WINDOW_BYTES)
+    }
+
+    /// Bytes on their way in a copy into this repository.
+    pub fn transfer_bytes(&self) -> u64 {
+        self.frame_cache_bytes / 2
+    }
 }
 
 /// An open repository.
@@ -243,6 +257,9 @@ impl Repository {
         Header::confirm(&bytes, &ring)?;
         let access = Access { store, ring };
         let settings = access.newest_settings()?;
+        if !settings.storage_class.is_empty() {
+            access.store.prefer_storage_class(&settings.storage_class);
+        }
         let directory = local.cache.join(header.repository.to_string());
         make_private(&directory)?;
         let index = Index::new(directory.join("index"))?;
@@ -336,7 +353,7 @@ impl Repository {
 
     /// Where the chunk is. When the index does not know it, the index is looked at anew once.
     pub fn locate(&self, id: &ChunkId) -> Result<Location> {
-        if let Some(location) = self.index.find(id, None)? {
+        if let Some(location) = self.find(id)? {
             return Ok(location);
         }
         self.index.refresh(&self.access)?;
@@ -351,7 +368,19 @@ impl Repository {
 
     /// Where the chunk is, as far as the loaded index knows.
     pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
-        self.index.find(id, None)
+        self.find_for(id, None)
+    }
+
+    /// As [`Self::find`], for frames of `origin`. A damaged cache of the index heals by the way.
+    fn find_for(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
+        let found = self.index.find(id, origin);
+        if !self.index.is_spoiled() {
+            return found;
+        }
+        match self.index.refresh(&self.access) {
+            Ok(()) => self.index.find(id, origin),
+            Err(error) => found.or(Err(error)),
+        }
     }
 
     /// Loads index segments that other hosts have written since.
@@ -609,4 +638,24 @@ pub fn make_private(directory: &Path) -> Result<()> {
         return Ok(());
     }
     std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700)).map_err(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_memory_makes_small_buffers() {
+        let local = |frame_cache_bytes| Local {
+            cache: PathBuf::new(),
+            frame_cache_bytes,
+            clock: Clock::system(),
+        };
+        let usual = local(64 << 20);
+        assert_eq!(usual.window_bytes(), writer::WINDOW_BYTES);
+        assert_eq!(usual.transfer_bytes(), 32 << 20);
+        let small = local(8 << 20);
+        assert_eq!(small.window_bytes(), 2 << 20);
+        assert_eq!(small.transfer_bytes(), 4 << 20);
+    }
 }

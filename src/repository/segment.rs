@@ -30,7 +30,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const MAGIC: &[u8; 4] = b"kfix";
 const VERSION: u16 = 1;
@@ -365,9 +365,22 @@ impl CacheFile {
     }
 }
 
+/// What a failure at a cache file means. Never `NotFound`: that is for what the store no longer has.
+fn of_cache(what: impl std::fmt::Display, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::new(Kind::Failed, format!("{what}: {error}")).caused_by(error)
+        }
+        _ => Error::io(what, error),
+    }
+}
+
+/// Beginning of the names of cache files that are not complete yet.
+pub(crate) const TEMPORARY: &str = "tmp-";
+
 /// A temporary file in a directory, gone unless it is renamed.
 mod tempfile_in {
-    use super::{Error, File, ObjectId, Path, PathBuf, Result, Write};
+    use super::{File, ObjectId, Path, PathBuf, Result, Write, of_cache};
     use std::os::unix::fs::OpenOptionsExt;
 
     pub(crate) struct Temporary {
@@ -377,7 +390,10 @@ mod tempfile_in {
 
     impl Temporary {
         pub(crate) fn new(directory: &Path) -> Result<Self> {
-            let path = directory.join(format!("tmp-{}", ObjectId::random()));
+            let path = directory.join(format!("{}{}", super::TEMPORARY, ObjectId::random()));
+            let cannot = |error| of_cache(format_args!("creating {}", path.display()), error);
+            // Somebody may have emptied the caches of a running process.
+            crate::repository::make_private(directory)?;
             // It holds what the store holds encrypted.
             let file = File::options()
                 .read(true)
@@ -385,7 +401,7 @@ mod tempfile_in {
                 .create_new(true)
                 .mode(0o600)
                 .open(&path)
-                .map_err(|error| Error::io(format_args!("creating {}", path.display()), error))?;
+                .map_err(cannot)?;
             Ok(Self {
                 file,
                 path: Some(path),
@@ -399,8 +415,11 @@ mod tempfile_in {
         pub(crate) fn rename(mut self, name: &str) -> Result<PathBuf> {
             let path = self.path.take().expect("only rename() takes the path");
             let target = path.with_file_name(name);
-            std::fs::rename(&path, &target)
-                .map_err(|error| Error::io(format_args!("naming {}", target.display()), error))?;
+            // Synced first, or a power cut leaves a named file with holes.
+            self.file
+                .sync_all()
+                .and_then(|()| std::fs::rename(&path, &target))
+                .map_err(|error| of_cache(format_args!("naming {}", target.display()), error))?;
             Ok(target)
         }
     }
@@ -453,7 +472,10 @@ fn filter_bits(id: &[u8], blocks: u64) -> (usize, [usize; 6]) {
 pub struct Segment {
     /// Its id.
     pub id: ObjectId,
+    path: PathBuf,
     map: Mmap,
+    /// A block of the cache file is not what was written.
+    spoiled: AtomicBool,
     counts: Counts,
     filter: Range<usize>,
     checks_at: usize,
@@ -464,7 +486,7 @@ impl Segment {
     /// Maps the cache file; any failure means that the file must be fetched anew.
     pub(crate) fn map(id: ObjectId, path: &Path) -> Result<Self> {
         let file = File::open(path)
-            .map_err(|error| Error::io(format_args!("opening {}", path.display()), error))?;
+            .map_err(|error| of_cache(format_args!("opening {}", path.display()), error))?;
         // SAFETY: cache files are never changed once they have their name, only unlinked; a foreign writer could at
         // worst make lookups fail their checks or the process stop with SIGBUS, as with any mapped file.
         let map = unsafe { Mmap::map(&file) }
@@ -496,6 +518,8 @@ impl Segment {
         let counts = Counts::decode(&map[..body_bytes])?;
         let segment = Self {
             id,
+            path: path.to_owned(),
+            spoiled: AtomicBool::new(false),
             counts,
             filter: filter_at..filter_at + filter_bytes,
             checks_at,
@@ -506,6 +530,7 @@ impl Segment {
         };
         segment.verified_bytes(0..HEAD_BYTES)?;
         segment.verify_packs()?;
+        segment.replaced()?;
         Ok(segment)
     }
 
@@ -537,8 +562,11 @@ impl Segment {
             let check_at = self.checks_at + block * CHECK_BYTES;
             let hash = blake3::hash(&self.map[block * BLOCK..(block + 1) * BLOCK]);
             if hash.as_bytes()[..CHECK_BYTES] != self.map[check_at..check_at + CHECK_BYTES] {
+                // Without its file the next refresh fetches it again. If that cannot be removed, it says so again.
+                let _ = std::fs::remove_file(&self.path);
+                self.spoiled.store(true, Ordering::Release);
                 let message = format!(
-                    "the cached index segment {} is damaged; remove the cache directory and try again",
+                    "the cached index segment {} was damaged and is fetched again; try again",
                     self.id
                 );
                 return Err(Error::new(Kind::Damaged, message));
@@ -546,6 +574,11 @@ impl Segment {
             word.fetch_or(bit, Ordering::Relaxed);
         }
         Ok(&self.map[range])
+    }
+
+    /// Whether its cache file has turned out to be damaged: then it is of no more use, and gone from the cache.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::Acquire)
     }
 
     fn record(&self, at: usize, number: u64, bytes: usize) -> Result<&[u8]> {

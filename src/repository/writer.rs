@@ -153,6 +153,8 @@ pub struct Writer {
     /// Held shared by every put and alone by a flush, so that a flush leaves nothing out that another thread has in
     /// hand: a chunk that this thread was told is there may just be on its way through that one.
     puts: RwLock<()>,
+    /// Plain bytes of a full window.
+    window_bytes: usize,
     trees: Mutex<Group>,
     data_pack: Mutex<Option<OpenPack>>,
     tree_pack: Mutex<Option<OpenPack>>,
@@ -174,6 +176,7 @@ impl Writer {
     /// Fails with `ReadOnly` when this program must not write to the repository.
     pub fn new(repository: Arc<Repository>, origin: Option<ObjectId>) -> Result<Self> {
         repository.require_writable()?;
+        let window_bytes = repository.local().window_bytes();
         Ok(Self {
             repository,
             origin,
@@ -181,6 +184,7 @@ impl Writer {
             window: Mutex::default(),
             ready: Mutex::default(),
             puts: RwLock::default(),
+            window_bytes,
             trees: Mutex::default(),
             data_pack: Mutex::default(),
             tree_pack: Mutex::default(),
@@ -208,7 +212,7 @@ impl Writer {
     }
 
     fn in_index(&self, id: &ChunkId) -> Result<bool> {
-        let found = self.repository.index.find(id, self.origin)?;
+        let found = self.repository.find_for(id, self.origin)?;
         Ok(found.is_some_and(|location| location.trusted(self.origin)))
     }
 
@@ -281,7 +285,7 @@ impl Writer {
         let full = {
             let mut window = self.window.lock();
             window.push(key, id, content);
-            (window.plain.len() >= WINDOW_BYTES).then(|| std::mem::take(&mut *window))
+            (window.plain.len() >= self.window_bytes).then(|| std::mem::take(&mut *window))
         };
         if let Some(window) = full {
             let groups = window.groups();

@@ -7,7 +7,7 @@
 //! `tmp/` also tells an unmounted disk from an empty one: it is made once, with the first object, and when it is gone
 //! afterwards so is the store. Nothing is ever written into the bare mount point.
 
-use super::{Object, Space, Store, Upload, refusal};
+use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::{Clock, Time};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Unfinished objects; not part of any listing.
 const TEMPORARY: &str = "tmp";
-/// Age at which an unfinished object's writer is certainly dead: a write renews the time, and none pauses for a day.
+/// Age from which an unfinished object is removed when nobody holds its lock. Its writer, who may pause for days, does;
+/// the age is for the moment before it has the lock, and for file systems without locks.
 const STALE_SECONDS: i64 = 24 * 60 * 60;
 /// Small writes are gathered to this many bytes; larger ones go straight to the kernel.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -141,7 +142,9 @@ impl Inner {
                 ),
             )
             .caused_by(error),
-            // A disk that cannot read one place back often still reads the others.
+            // Twice in a row, see `twice`: a disk that cannot read one place back often still reads the others. When it
+            // reads nothing at all, the object is not to blame.
+            Some(libc::EIO) if !self.is_there() => self.gone(),
             Some(libc::EIO) if verb == "read" => Error::new(
                 Kind::Damaged,
                 format!(
@@ -195,7 +198,7 @@ impl Inner {
             let stale = entry
                 .metadata()
                 .is_ok_and(|file| file.is_file() && file.mtime() < now.seconds - STALE_SECONDS);
-            if stale {
+            if stale && !is_locked(&entry.path()) {
                 // Somebody else may be faster, or the disk read-only: what stays costs room, nothing more.
                 let _ = fs::remove_file(entry.path());
             }
@@ -220,6 +223,10 @@ impl Inner {
 
     /// Gives the synced temporary file its name, durably, unless the name is taken.
     fn publish(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        // After a lazy unmount the path leads to the bare mount point, where nothing may be made.
+        if !self.is_there() {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
         self.ensure_parents(path)?;
         let result = rename_new(temporary, path);
         if result
@@ -258,6 +265,12 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether a living writer holds this unfinished object.
+fn is_locked(path: &Path) -> bool {
+    let locked = File::open(path).map(|file| file.try_lock());
+    matches!(locked, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// What was deleted during a listing is not in it.
@@ -312,12 +325,26 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS) => {
-            fs::hard_link(from, to)?;
+            linked(fs::hard_link(from, to), from)?;
             // The object has its name; a second one in `tmp/` is removed as stale.
             let _ = fs::remove_file(from);
             Ok(())
         }
         _ => Err(error),
+    }
+}
+
+/// What a link's result means. NFS sends a request whose answer was lost again and is then told that the name is
+/// taken: by us, if our file has two names.
+fn linked(result: io::Result<()>, from: &Path) -> io::Result<()> {
+    match result {
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists
+                && fs::metadata(from).is_ok_and(|file| file.nlink() == 2) =>
+        {
+            Ok(())
+        }
+        result => result,
     }
 }
 
@@ -327,9 +354,18 @@ impl Store for DirectoryStore {
     }
 
     fn get(&self, name: &str) -> Result<Bytes> {
-        fs::read(self.inner.path(name)?)
-            .map(Bytes::from)
-            .map_err(|error| self.inner.failed("read", name, error))
+        let path = self.inner.path(name)?;
+        let read = || {
+            let mut content = Vec::new();
+            let file = File::open(&path)?;
+            file.take(WHOLE_BYTES_MAX + 1).read_to_end(&mut content)?;
+            Ok(content)
+        };
+        let content = twice(read).map_err(|error| self.inner.failed("read", name, error))?;
+        if content.len() as u64 > WHOLE_BYTES_MAX {
+            return Err(refusal::too_large(name, &self.location()));
+        }
+        Ok(content.into())
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -341,7 +377,7 @@ impl Store for DirectoryStore {
             return Err(refusal::too_short(name, &self.location(), &range));
         }
         let mut content = vec![0; (range.end - range.start) as usize];
-        match file.read_exact_at(&mut content, range.start) {
+        match twice(|| file.read_exact_at(&mut content, range.start)) {
             Ok(()) => Ok(content.into()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(refusal::too_short(name, &self.location(), &range))
@@ -451,6 +487,8 @@ impl DirectoryUpload {
                 error if error.kind() == Kind::NotFound => inner.gone(),
                 error => error,
             })?;
+        // Tells other processes that its writer lives. Where there are no locks, its age alone does.
+        let _ = file.try_lock();
         Ok(Self {
             inner: Arc::clone(inner),
             name: name.to_owned(),
@@ -488,6 +526,14 @@ impl DirectoryUpload {
             Kind::Failed,
             format!("writing {} has failed before; start it again", self.name),
         ))
+    }
+}
+
+/// Reads again what the disk or the server under it failed to read: once is a mishap, twice is damage.
+fn twice<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match read() {
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => read(),
+        result => result,
     }
 }
 
@@ -550,6 +596,84 @@ mod tests {
         DirectoryStore::open(directory.path()).expect("opens");
         assert!(!old.exists());
         assert!(young.exists());
+    }
+
+    #[test]
+    fn an_idle_upload_is_no_stale_file() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = DirectoryStore::open(directory.path()).expect("opens");
+        let mut upload = store.upload("packs/data/aa/1").expect("starts");
+        upload
+            .write(vec![7; 2 * BUFFER_BYTES].into())
+            .expect("writes");
+        let unfinished = fs::read_dir(directory.path().join(TEMPORARY))
+            .expect("lists")
+            .next()
+            .expect("is there")
+            .expect("is read");
+        File::options()
+            .write(true)
+            .open(unfinished.path())
+            .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+            .expect("sets the time");
+        DirectoryStore::open(directory.path()).expect("opens");
+        upload.finish().expect("is still there");
+        store.head("packs/data/aa/1").expect("has its name");
+    }
+
+    #[test]
+    fn a_link_that_was_sent_twice_is_ours() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::write(&from, b"new").expect("writes");
+        fs::write(&to, b"old").expect("writes");
+        let taken = linked(fs::hard_link(&from, &to), &from).expect_err("by another");
+        assert_eq!(taken.raw_os_error(), Some(libc::EEXIST));
+        fs::remove_file(&to).expect("removes");
+        fs::hard_link(&from, &to).expect("the first time");
+        linked(fs::hard_link(&from, &to), &from).expect("the second time");
+    }
+
+    #[test]
+    fn nothing_is_made_where_the_disk_was() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let (root, away) = (parent.path().join("mnt"), parent.path().join("away"));
+        fs::create_dir(&root).expect("makes");
+        let store = DirectoryStore::open(&root).expect("opens");
+        store
+            .create("header", Bytes::from_static(b"x"))
+            .expect("creates");
+        let mut upload = store.upload("packs/data/aa/1").expect("starts");
+        upload.write(Bytes::from_static(b"x")).expect("writes");
+        fs::rename(&root, &away).expect("unmounts");
+        fs::create_dir(&root).expect("makes the bare mount point");
+        let failed = upload.finish().expect_err("the disk is gone");
+        assert_eq!(failed.kind(), Kind::Unreachable);
+        assert_eq!(fs::read_dir(&root).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn a_read_that_fails_once_is_made_again() {
+        let eio = || io::Error::from_raw_os_error(libc::EIO);
+        let mut turns = 0;
+        let read = twice(|| {
+            turns += 1;
+            if turns == 1 { Err(eio()) } else { Ok(turns) }
+        });
+        assert_eq!(read.expect("the second time"), 2);
+        twice(|| Err::<(), _>(eio())).expect_err("twice");
+    }
+
+    #[test]
+    fn a_huge_object_is_not_read_whole() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = DirectoryStore::open(directory.path()).expect("opens");
+        fs::create_dir(directory.path().join("points")).expect("makes");
+        File::create(directory.path().join("points/1"))
+            .and_then(|file| file.set_len(1 << 40))
+            .expect("makes");
+        let refused = store.get("points/1").expect_err("is too large");
+        assert_eq!(refused.kind(), Kind::Damaged);
     }
 
     #[test]

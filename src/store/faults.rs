@@ -256,6 +256,10 @@ impl Store for FaultyStore {
     fn space(&self) -> Result<Option<Space>> {
         self.run(Verb::Space, "", || self.inner.space())
     }
+
+    fn prefer_storage_class(&self, class: &str) {
+        self.inner.prefer_storage_class(class);
+    }
 }
 
 struct FaultyUpload {

@@ -11,6 +11,7 @@ pub mod names;
 mod open;
 pub mod probe;
 mod refusal;
+mod tried;
 
 pub use cloud::{AskKeys, CloudOptions, CloudStore, Keys, Secret};
 pub use directory::DirectoryStore;
@@ -45,12 +46,15 @@ pub struct Space {
     pub free: u64,
 }
 
+/// What is read whole is a document, of at most 32 MiB, and what encrypting it adds; all else is read in ranges.
+pub const WHOLE_BYTES_MAX: u64 = 40 << 20;
+
 /// Objects by name.
 pub trait Store: Send + Sync + Debug {
     /// Where this is, for messages; never with credentials.
     fn location(&self) -> String;
 
-    /// The whole object. `NotFound` when it is missing.
+    /// The whole object. `NotFound` when it is missing, `Damaged` when it is longer than [`WHOLE_BYTES_MAX`].
     fn get(&self, name: &str) -> Result<Bytes>;
 
     /// Exactly these bytes. `NotFound` when the object is missing, `Damaged` when it is shorter.
@@ -75,6 +79,10 @@ pub trait Store: Send + Sync + Debug {
 
     /// Room, where the store knows it.
     fn space(&self) -> Result<Option<Space>>;
+
+    /// Data packs follow this storage class from now on, unless whoever opened the store asked for another. Ignored
+    /// where there are none.
+    fn prefer_storage_class(&self, _class: &str) {}
 }
 
 /// An object on its way into a store. Dropped without `finish`, it leaves nothing that a listing shows.

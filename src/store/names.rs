@@ -177,6 +177,19 @@ fn pack(text: &str) -> Option<Name> {
         .filter(|_| first.len() == 2)
 }
 
+/// The object with which a store is tried out. It is no [`Name`]: when a crash leaves it, nobody reads it.
+pub(super) fn trial(id: ObjectId) -> String {
+    format!("{LEASES}{TRIAL}{id}")
+}
+
+/// Whether this is such an object's name.
+pub(super) fn is_trial(name: &str) -> bool {
+    name.strip_prefix(LEASES)
+        .is_some_and(|rest| rest.starts_with(TRIAL))
+}
+
+const TRIAL: &str = "trial-";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! From a URL to a store.
 
 use super::cloud::{CloudOptions, CloudStore, Provider};
+use super::tried::TriedStore;
 use super::{DirectoryStore, MemoryStore, SharedStore};
 use crate::error::{Error, Kind, Result};
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn open(url: &str, options: &StoreOptions) -> Result<SharedStore> {
     }
     let location = url.trim_end_matches('/').to_owned();
     let store = CloudStore::new(provider, bucket, prefix, location, &options.cloud)?;
-    Ok(Arc::new(store))
+    Ok(Arc::new(TriedStore::new(Arc::new(store))))
 }
 
 fn directory(path: &str, url: &str, options: &StoreOptions) -> Result<SharedStore> {

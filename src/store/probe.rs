@@ -1,7 +1,7 @@
 //! What a store can do is tried out, never guessed from its brand or its version.
 
 use super::Store;
-use super::names::{LEASES, Name};
+use super::names::{LEASES, trial};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use bytes::Bytes;
@@ -60,7 +60,7 @@ const RANGE: Range<u64> = 17..113;
 /// Tries `store` out with one object under a fresh random name, and removes it. Fails only when the store cannot be
 /// reached or refuses to be written at all.
 pub fn probe(store: &dyn Store) -> Result<Capabilities> {
-    let name = Name::Lease(ObjectId::random()).to_string();
+    let name = trial(ObjectId::random());
     let tried = try_out(store, &name);
     // Whatever happened, nothing may stay; the reason for a failure is the first one.
     let removed = store.delete(&name);
@@ -70,6 +70,39 @@ pub fn probe(store: &dyn Store) -> Result<Capabilities> {
         deletes: is_gone(store, &name)?,
         ..capabilities
     })
+}
+
+/// Refuses, with [`Kind::Invalid`], a store that overwrites what exists. Needs no right to delete: where that is missing
+/// one small object stays, which nothing reads.
+pub(super) fn require_honest_creation(store: &dyn Store) -> Result<()> {
+    let name = trial(ObjectId::random());
+    let tried = try_creation(store, &name);
+    // A right that writing does not need; whoever lacks it may write all the same.
+    let _ = store.delete(&name);
+    let proved = Capabilities {
+        create_if_absent: tried?,
+        range_reads: true,
+        prompt_listing: true,
+        deletes: true,
+    };
+    proved.require_all(&store.location())
+}
+
+fn try_creation(store: &dyn Store, name: &str) -> Result<bool> {
+    let content = first_content();
+    store.create(name, content.clone())?;
+    let refused = refuses_second(store, name)?;
+    Ok(refused && store.get(name)? == content)
+}
+
+fn refuses_second(store: &dyn Store, name: &str) -> Result<bool> {
+    match store.create(name, Bytes::from_static(SECOND_CONTENT)) {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(true),
+        // A store that does not know the condition says so in its own ways; that is a no as well.
+        Err(error) if error.kind() == Kind::Invalid => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn try_out(store: &dyn Store, name: &str) -> Result<Capabilities> {
@@ -83,13 +116,7 @@ fn try_out(store: &dyn Store, name: &str) -> Result<Capabilities> {
         .list(LEASES)?
         .iter()
         .any(|object| object.name == name && object.size == content.len() as u64);
-    let refused = match store.create(name, Bytes::from_static(SECOND_CONTENT)) {
-        Ok(()) => false,
-        Err(error) if error.kind() == Kind::AlreadyExists => true,
-        // A store that does not know the condition says so in its own ways; that is a no as well.
-        Err(error) if error.kind() == Kind::Invalid => false,
-        Err(error) => return Err(error),
-    };
+    let refused = refuses_second(store, name)?;
     Ok(Capabilities {
         create_if_absent: refused && store.get(name)? == content,
         range_reads,

@@ -27,6 +27,16 @@ pub(super) fn too_short(name: &str, location: &str, range: &Range<u64>) -> Error
     )
 }
 
+/// The object is longer than what is read whole. A store that sends it must not take the reader's memory.
+pub(super) fn too_large(name: &str, location: &str) -> Error {
+    Error::new(
+        Kind::Damaged,
+        format!(
+            "{name} in {location} is larger than anything that keepfs writes there; run `keepfs check`"
+        ),
+    )
+}
+
 /// Refuses a range that ends before it starts: that is a caller's mistake or a damaged index, never a store's fault.
 pub(super) fn check_range(name: &str, range: &Range<u64>) -> Result<()> {
     if range.start <= range.end {

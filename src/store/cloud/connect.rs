@@ -1,6 +1,7 @@
 //! From a URL and options to a client of S3, Azure Blob or GCS.
 
 use super::options::CloudOptions;
+use super::pace::Paced;
 use super::renewal::Renewal;
 use crate::error::{Error, Kind, Result};
 use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
@@ -86,6 +87,13 @@ fn http(options: &CloudOptions) -> ClientOptions {
         .with_read_timeout(options.request_timeout)
 }
 
+/// Gives a large body the time that it takes.
+fn paced(options: &CloudOptions) -> Paced {
+    Paced {
+        request_timeout: options.request_timeout,
+    }
+}
+
 fn s3(
     bucket: &str,
     options: &CloudOptions,
@@ -95,6 +103,7 @@ fn s3(
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(http(options))
+        .with_http_connector(paced(options))
         .with_retry(retry(options, repeats))
         .with_checksum_algorithm(Checksum::SHA256)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -135,6 +144,7 @@ fn azure(
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
         .with_client_options(http(options))
+        .with_http_connector(paced(options))
         .with_retry(retry(options, repeats))
         .with_allow_http(options.allow_http);
     if let Some(endpoint) = &options.endpoint {
@@ -157,6 +167,7 @@ fn gcs(
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(http(options))
+        .with_http_connector(paced(options))
         .with_retry(retry(options, repeats));
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_base_url(endpoint);

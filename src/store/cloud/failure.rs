@@ -97,6 +97,9 @@ impl Failure {
                 "{attempt}: access denied ({answer}); check the credentials and their permissions"
             ),
             Kind::Full => format!("{attempt}: the store is full ({answer}); make room"),
+            Kind::Invalid if self.status == Some(501) => format!(
+                "{attempt}: the store does not know the request ({answer}); choose another, a repository would not be safe there"
+            ),
             Kind::Invalid => format!(
                 "{attempt}: the store refuses the request ({answer}); check endpoint, region and storage class"
             ),
@@ -154,6 +157,8 @@ fn by_status(status: Option<u16>) -> Kind {
         Some(404) => Kind::NotFound,
         Some(507) => Kind::Full,
         Some(408 | 429) => Kind::Unreachable,
+        // Asking again does not teach it.
+        Some(501) => Kind::Invalid,
         Some(300..=499) => Kind::Invalid,
         _ => Kind::Unreachable,
     }
@@ -253,6 +258,7 @@ mod tests {
             kind("500 Internal Server Error", "InternalError"),
             Kind::Unreachable
         );
+        assert_eq!(kind("501 Not Implemented", "NotImplemented"), Kind::Invalid);
         assert_eq!(
             kind("503 Service Unavailable", "SlowDown"),
             Kind::Unreachable

@@ -7,6 +7,7 @@
 mod connect;
 mod failure;
 mod options;
+mod pace;
 mod profile;
 mod renewal;
 mod runtime;
@@ -15,7 +16,7 @@ mod upload;
 pub(super) use connect::Provider;
 pub use options::{AskKeys, CloudOptions, Keys, Secret};
 
-use super::{Object, Space, Store, Upload, refusal};
+use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
@@ -25,10 +26,11 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectMeta, ObjectStore, ObjectStoreExt};
 use object_store::{PutMode, PutOptions, PutPayload};
+use pace::Sending;
 use renewal::Renewal;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Only these follow the storage class: trees, index, points and keys are read at every mount and stay hot.
@@ -47,8 +49,10 @@ pub struct CloudStore {
     renewal: Option<Arc<Renewal>>,
     prefix: String,
     location: String,
-    storage_class: Option<String>,
+    /// Of this host, or else of the repository.
+    storage_class: Arc<OnceLock<String>>,
     retry_timeout: Duration,
+    sending: Sending,
 }
 
 impl fmt::Debug for CloudStore {
@@ -87,8 +91,14 @@ impl CloudStore {
                 format!("{}/", Path::from(prefix))
             },
             location,
-            storage_class: options.storage_class.clone(),
+            storage_class: Arc::new(
+                options
+                    .storage_class
+                    .clone()
+                    .map_or_else(OnceLock::new, OnceLock::from),
+            ),
             retry_timeout: options.retry_timeout,
+            sending: Sending::new(),
         })
     }
 
@@ -121,7 +131,7 @@ impl CloudStore {
         let mut attributes = Attributes::new();
         if let Some(class) = self
             .storage_class
-            .as_ref()
+            .get()
             .filter(|_| name.starts_with(DATA_PACKS))
         {
             attributes.insert(Attribute::StorageClass, class.clone().into());
@@ -144,9 +154,11 @@ impl CloudStore {
     #[allow(clippy::disallowed_methods)] // how long it has been tried, not a time that is stored
     async fn put_new(&self, name: &str, content: PutPayload) -> Result<()> {
         let path = self.path(name)?;
+        let _permit = self.sending.permit(content.content_length()).await;
         let start = Instant::now();
         let mut pause = PAUSE_FIRST;
         let mut perhaps_ours = false;
+        let mut again = false;
         loop {
             let create = || {
                 let options = PutOptions {
@@ -166,10 +178,13 @@ impl CloudStore {
             {
                 return Ok(());
             }
-            if !failure.passing() || start.elapsed() + pause > self.retry_timeout {
+            // A single attempt may take longer than all retries should; one that timed out is made once more.
+            let late = again && start.elapsed() + pause > self.retry_timeout;
+            if !failure.passing() || late {
                 return Err(failure.sentence("create", name, &self.location));
             }
             perhaps_ours |= failure.perhaps_done();
+            again = true;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -180,10 +195,11 @@ impl CloudStore {
         let Ok(answer) = self.client.get(path).await else {
             return false;
         };
-        answer
-            .bytes()
-            .await
-            .is_ok_and(|stored| stored == Bytes::from(content.clone()))
+        answer.meta.size == content.content_length() as u64
+            && answer
+                .bytes()
+                .await
+                .is_ok_and(|stored| stored == Bytes::from(content.clone()))
     }
 }
 
@@ -194,8 +210,16 @@ impl Store for CloudStore {
 
     fn get(&self, name: &str) -> Result<Bytes> {
         let path = self.path(name)?;
-        let get = || async { self.client.get(&path).await?.bytes().await };
-        runtime::wait(self.with_keys(get)).map_err(|error| self.failed("read", name, &error))
+        let get = || async {
+            let answer = self.client.get(&path).await?;
+            match answer.meta.size {
+                ..=WHOLE_BYTES_MAX => answer.bytes().await.map(Some),
+                _ => Ok(None),
+            }
+        };
+        runtime::wait(self.with_keys(get))
+            .map_err(|error| self.failed("read", name, &error))?
+            .ok_or_else(|| refusal::too_large(name, &self.location))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -273,5 +297,10 @@ impl Store for CloudStore {
 
     fn space(&self) -> Result<Option<Space>> {
         Ok(None)
+    }
+
+    fn prefer_storage_class(&self, class: &str) {
+        // Set already: by this host's configuration, or when the repository was opened before.
+        let _ = self.storage_class.set(class.to_owned());
     }
 }

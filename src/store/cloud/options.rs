@@ -101,13 +101,14 @@ pub struct CloudOptions {
     pub storage_class: Option<String>,
     /// How long a failing request is tried again.
     pub retry_timeout: Duration,
-    /// How long one attempt may pass without an answer; also the time that 8 MiB may take to arrive.
+    /// How long one attempt may pass without an answer, besides the time that sending a large body takes. At most half
+    /// of `retry_timeout`, or what is not answered is not asked twice.
     pub request_timeout: Duration,
 }
 
 impl Default for CloudOptions {
-    /// Retries for 45 s, waits 60 s for one answer: a switch that restarts is survived, and the whole still ends within
-    /// the two minutes after which people and watchdogs assume a hang.
+    /// Retries for 60 s, waits 30 s for one answer: a switch that restarts is survived, what hangs is asked a second
+    /// time, and the whole still ends within the two minutes after which people and watchdogs assume a hang.
     fn default() -> Self {
         Self {
             endpoint: None,
@@ -119,8 +120,8 @@ impl Default for CloudOptions {
             ask_keys: None,
             allow_http: false,
             storage_class: None,
-            retry_timeout: Duration::from_secs(45),
-            request_timeout: Duration::from_secs(60),
+            retry_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 
 /// Bytes of a part. S3 allows 10,000 of them and at least 5 MiB each: objects of up to 78 GiB.
 const PART_BYTES: usize = 8 << 20;
-/// Parts on their way at once; with the one that fills, an upload holds at most 40 MiB.
+/// Parts of one upload on their way at once. All uploads of a store together send no more than
+/// [`SENDING_BYTES_MAX`](super::pace::SENDING_BYTES_MAX); each holds the part that fills besides.
 const PARTS_IN_FLIGHT_MAX: usize = 4;
 /// How often a part is sent again that arrived changed, or whose connection broke in a way the client does not repeat.
 const PART_ATTEMPTS_MAX: usize = 4;
@@ -70,7 +71,12 @@ impl CloudUpload {
         }
         let content: PutPayload = std::mem::take(&mut self.pending).into_iter().collect();
         self.pending_bytes = 0;
+        let permit = self.store.sending.permit(content.content_length()).await;
         let part = self.multipart().await?.put_part(content);
+        let part = async move {
+            let _permit = permit;
+            part.await
+        };
         self.parts.spawn_on(part, runtime::runtime().handle());
         Ok(())
     }
