@@ -136,6 +136,26 @@ fn a_damaged_tree_page_fails_its_point_and_no_other() {
 }
 
 #[test]
+fn a_page_that_cannot_be_read_once_does_not_make_half_a_point() {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    let files = assorted(47, 60);
+    source.back_up("web", "one", 100, &files);
+    let ends = (source.open(), target.open());
+    source.store.fail_reads("packs/tree/", 1, Kind::Damaged);
+    let report = copy(&ends.0, &ends.1);
+    assert_eq!(report.record.state, SessionState::NeedsAction);
+    assert_eq!(report.record.points[0].outcome, Outcome::Failed);
+    assert!(report.record.failed[0].reason.contains("again"));
+    assert_points_are_whole(&ends.0, &ends.1);
+    assert!(ends.1.catalog.contents().point(b"web", b"one").is_none());
+
+    let report = copy(&source.open(), &target.open());
+    assert_eq!(report.record.points[0].outcome, Outcome::Copied);
+    assert_eq!(files_of(&target.open(), "web", "one"), files);
+}
+
+#[test]
 fn a_copy_that_dies_at_any_write_is_resumed() {
     let mut source = Site::new(MIB, 1);
     let mut random = Random(29);

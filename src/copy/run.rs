@@ -362,11 +362,19 @@ impl<'a> Copying<'a> {
     fn settle_one(&self, pending: Pending, clean: bool) -> Result<Settled> {
         let Pending { number, step, .. } = &pending;
         let record = &step.point.record;
-        let failed = if clean && pending.sound {
-            Vec::new()
-        } else {
-            point::name_failed(&self.transfer, record, &pending.bases)?
-        };
+        let whole = clean && pending.sound;
+        let mut failed = Vec::new();
+        if !whole {
+            failed = point::name_failed(&self.transfer, record, &pending.bases)?;
+        }
+        if !pending.sound && failed.is_empty() {
+            // The page can be read now. What lies below it was never asked for.
+            failed.push(Failed {
+                path: Vec::new(),
+                reason: "a page of its trees could not be read at first; run the copy again"
+                    .to_owned(),
+            });
+        }
         let (outcome, point) = match failed.is_empty() {
             true => self.commit(step)?,
             false => (Outcome::Failed, None),

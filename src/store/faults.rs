@@ -72,6 +72,7 @@ struct State {
     stop: Option<(u64, Stop)>,
     stopped: bool,
     failures: Option<(u64, Kind)>,
+    reads: Option<(String, u64, Kind)>,
     flips: Vec<(String, u64)>,
     delay: Duration,
 }
@@ -127,6 +128,11 @@ impl FaultyStore {
     /// Fails the next `count` calls of any verb with `kind`; none of them happens.
     pub fn fail_next(&self, count: u64, kind: Kind) {
         self.state.lock().failures = Some((count, kind));
+    }
+
+    /// Fails the next `count` reads of objects whose name starts with `prefix` with `kind`.
+    pub fn fail_reads(&self, prefix: &str, count: u64, kind: Kind) {
+        self.state.lock().reads = Some((prefix.to_owned(), count, kind));
     }
 
     /// Flips the lowest bit of byte `at` of every object whose name starts with `prefix`, in all reads that reach it.
@@ -187,6 +193,13 @@ impl State {
             return Err(stopped(name));
         }
         if let Some((count @ 1.., kind)) = &mut self.failures {
+            *count -= 1;
+            return Err(Error::new(*kind, format!("{name}: made to fail by a test")));
+        }
+        if let Some((prefix, count @ 1.., kind)) = &mut self.reads
+            && matches!(verb, Verb::Get | Verb::GetRange)
+            && name.starts_with(&**prefix)
+        {
             *count -= 1;
             return Err(Error::new(*kind, format!("{name}: made to fail by a test")));
         }
