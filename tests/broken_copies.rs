@@ -5,9 +5,13 @@ use crate::sites::{
     Files, MIB, Random, Site, assert_points_are_whole, assorted, chunks_of, copy, everything,
     files_of, missing_chunks, try_copy,
 };
-use keepfs::copy::{Outcome, SessionState, TransferOptions, copy_point, copy_points, sessions};
+use keepfs::copy::{
+    Failure, Outcome, SessionState, Transfer, TransferOptions, bring_point, copy_point,
+    copy_points, sessions,
+};
 use keepfs::error::Kind;
 use keepfs::progress::Progress;
+use keepfs::repository::Writer;
 use keepfs::store::faults::Stop;
 use std::sync::Arc;
 
@@ -153,6 +157,24 @@ fn a_page_that_cannot_be_read_once_does_not_make_half_a_point() {
     let report = copy(&source.open(), &target.open());
     assert_eq!(report.record.points[0].outcome, Outcome::Copied);
     assert_eq!(files_of(&target.open(), "web", "one"), files);
+}
+
+#[test]
+fn a_transfer_that_lacks_a_chunk_does_not_finish() {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    let point = source.back_up("web", "one", 100, &assorted(53, 10));
+    let (from, to) = (source.open(), target.open());
+    let writer = Writer::new(to.repository().clone(), Some(from.repository().id())).unwrap();
+    let options = TransferOptions::default();
+    let transfer = Transfer::new(from.trees.clone(), Arc::new(writer), options);
+    assert!(bring_point(&transfer, &point.record, &Progress::default()).unwrap());
+    source.store.fail_reads("packs/data/", u64::MAX, Kind::Damaged);
+    let failed = transfer.finish().unwrap_err();
+    assert_eq!(failed.kind(), Kind::Damaged);
+    let failures = transfer.finish_what_can().unwrap().failures;
+    let named = |failure: &Failure| failed.message().contains(&failure.chunk.to_string());
+    assert!(failures.iter().any(named), "{failed}");
 }
 
 #[test]

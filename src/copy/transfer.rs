@@ -287,9 +287,29 @@ impl Transfer {
         self.shared.counters.data_bytes.load(Relaxed)
     }
 
-    /// Returns when everything wanted so far is durable in the target and in its index, or is among the report's
-    /// failures. May be called again and again; counts go on. Fails when the transfer has stopped for good.
+    /// Returns when everything wanted so far is durable in the target and in its index. May be called again and again;
+    /// counts go on. Fails with `Damaged` when the source could not give a chunk that was wanted at any time, and as
+    /// [`Self::finish_what_can`] does.
     pub fn finish(&self) -> Result<TransferReport> {
+        let report = self.finish_what_can()?;
+        match report.failures.iter().min_by_key(|failure| failure.chunk) {
+            None => Ok(report),
+            Some(first) => Err(Error::new(
+                Kind::Damaged,
+                format!(
+                    "{} chunks cannot be copied from {}; one is {}: {}",
+                    report.failures.len(),
+                    self.shared.repository().location(),
+                    first.chunk,
+                    first.message
+                ),
+            )),
+        }
+    }
+
+    /// As [`Self::finish`], for a caller that looks at the report's failures and leaves out what needs them: what the
+    /// source could not give is only there. Fails when the transfer has stopped for good.
+    pub fn finish_what_can(&self) -> Result<TransferReport> {
         let upto = {
             let mut backlog = self.backlog.lock();
             for job in backlog.drain() {
