@@ -122,11 +122,15 @@ pub fn copy_point(
         into: backup.to_vec(),
         verdict: Verdict::Copy,
     };
-    let result = copying.bring(0, &step).and_then(|()| copying.settle());
+    let mut settled = None;
+    let result = copying
+        .bring(0, &step)
+        .and_then(|()| copying.settle(|one| settled = Some(one)));
     if result.is_err() {
         copying.save();
     }
-    let settled = result?.pop().expect("one point was brought");
+    result?;
+    let settled = settled.expect("one point was brought");
     Ok(PointReport {
         outcome: settled.outcome,
         point: settled.point,
@@ -284,11 +288,10 @@ impl<'a> Copying<'a> {
             }
             self.bring(number, step)?;
             if self.due() {
-                note(record, self.settle()?);
+                self.settle(|settled| note(record, settled))?;
             }
         }
-        note(record, self.settle()?);
-        Ok(())
+        self.settle(|settled| note(record, settled))
     }
 
     fn due(&self) -> bool {
@@ -342,21 +345,23 @@ impl<'a> Copying<'a> {
             .collect()
     }
 
-    /// Makes everything durable, then commits the pending points that have arrived whole.
-    fn settle(&mut self) -> Result<Vec<Settled>> {
+    /// Makes everything durable, then commits the pending points that have arrived whole. Tells of each at once: it
+    /// stays what it is when a later one fails.
+    fn settle(&mut self, mut tell: impl FnMut(Settled)) -> Result<()> {
         if self.pending.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let report = self.transfer.finish_what_can()?;
         self.settled_bytes = report.data_bytes;
         let clean = report.failures.is_empty();
-        let pending = std::mem::take(&mut self.pending);
-        let settled: Result<Vec<_>> = pending
-            .into_iter()
-            .map(|pending| self.settle_one(pending, clean))
-            .collect();
-        self.target.repository().merge_index()?;
-        settled
+        for pending in std::mem::take(&mut self.pending) {
+            tell(self.settle_one(pending, clean)?);
+        }
+        // The points are there; the index only answers faster when it is merged.
+        if let Err(error) = self.target.repository().merge_index() {
+            tracing::warn!("the index was not merged: {error}");
+        }
+        Ok(())
     }
 
     fn settle_one(&self, pending: Pending, clean: bool) -> Result<Settled> {
@@ -437,20 +442,18 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// Puts down what became of points.
-fn note(record: &mut SessionRecord, settled: Vec<Settled>) {
-    for one in settled {
-        let point = &mut record.points[one.number];
-        point.outcome = one.outcome;
-        let (backup, name) = (point.backup.clone(), point.name.clone());
-        for failed in one.failed {
-            record.add_failed(FailedPart {
-                backup: backup.clone(),
-                point: name.clone(),
-                path: failed.path,
-                reason: failed.reason,
-                attempts: 1,
-            });
-        }
+/// Puts down what became of a point.
+fn note(record: &mut SessionRecord, settled: Settled) {
+    let point = &mut record.points[settled.number];
+    point.outcome = settled.outcome;
+    let (backup, name) = (point.backup.clone(), point.name.clone());
+    for failed in settled.failed {
+        record.add_failed(FailedPart {
+            backup: backup.clone(),
+            point: name.clone(),
+            path: failed.path,
+            reason: failed.reason,
+            attempts: 1,
+        });
     }
 }

@@ -321,7 +321,7 @@ impl Transfer {
         self.looked.store(false, Relaxed);
         self.shared.go_on()?;
         self.shared.writer.flush()?;
-        self.shared.merge_segments()?;
+        self.shared.merge_segments();
         Ok(self.report())
     }
 
@@ -441,12 +441,14 @@ impl Shared {
         }
     }
 
-    fn merge_segments(&self) -> Result<()> {
+    /// Lookups are only slower when this fails.
+    fn merge_segments(&self) {
         let target = self.writer.repository();
-        if target.segments().len() > SEGMENTS_MAX {
-            target.merge_index()?;
+        if target.segments().len() > SEGMENTS_MAX
+            && let Err(error) = target.merge_index()
+        {
+            tracing::warn!("the index was not merged: {error}");
         }
-        Ok(())
     }
 
     fn work(&self, jobs: &Receiver<(Job, Ticket)>) {
@@ -556,7 +558,8 @@ impl Shared {
             self.writer.put_moved(payloads, chunks)?;
             self.counters.chunks_moved.fetch_add(count, Relaxed);
         }
-        self.merge_segments()
+        self.merge_segments();
+        Ok(())
     }
 
     /// Decompresses units, and puts the wanted chunks into frames of the target's own.
