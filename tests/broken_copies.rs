@@ -168,7 +168,9 @@ fn a_transfer_that_lacks_a_chunk_does_not_finish() {
     let writer = Writer::new(to.repository().clone(), Some(from.repository().id())).unwrap();
     let options = TransferOptions::default();
     let transfer = Transfer::new(from.trees.clone(), Arc::new(writer), options);
-    source.store.fail_reads("packs/data/", u64::MAX, Kind::Damaged);
+    source
+        .store
+        .fail_reads("packs/data/", u64::MAX, Kind::Damaged);
     assert!(bring_point(&transfer, &point.record, &Progress::default()).unwrap());
     let failed = transfer.finish().unwrap_err();
     assert_eq!(failed.kind(), Kind::Damaged);

@@ -12,7 +12,7 @@ use super::session::{
 use super::transfer::{Transfer, TransferOptions, TransferReport};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
-use crate::point::{Catalog, Draft, Origin, Point, Trees};
+use crate::point::{Catalog, Contents, Draft, Origin, Point, Trees};
 use crate::progress::Progress;
 use crate::repository::{Repository, Writer};
 use crate::store::names::Name;
@@ -80,7 +80,6 @@ pub fn copy_points(
     options: &TransferOptions,
     progress: &Progress,
 ) -> Result<SessionReport> {
-    target.repository().refresh_index()?;
     let steps = plan(
         selection,
         &*source.catalog.refresh()?,
@@ -258,6 +257,8 @@ struct Copying<'a> {
     progress: &'a Progress,
     transfer: Transfer,
     pending: Vec<Pending>,
+    /// The target's points at the beginning, if every chunk they refer to was hashed there or came from this source.
+    trusted: Option<Arc<Contents>>,
     /// Data that had moved when records were written last, bytes.
     settled_bytes: u64,
 }
@@ -271,12 +272,17 @@ impl<'a> Copying<'a> {
     ) -> Result<Self> {
         let origin = source.repository().id();
         let writer = Arc::new(Writer::new(target.repository().clone(), Some(origin))?);
+        // In this order: whatever these points refer to was in the index before them.
+        let points = target.catalog.contents();
+        target.repository().refresh_index()?;
+        let trusted = all_trusted(target.repository(), origin)?.then_some(points);
         Ok(Self {
             source,
             target,
             progress,
             transfer: Transfer::new(source.trees.clone(), writer, options),
             pending: Vec::new(),
+            trusted,
             settled_bytes: 0,
         })
     }
@@ -320,7 +326,9 @@ impl<'a> Copying<'a> {
     }
 
     /// The complete point of the target's backup that is most like this one: the newest that is not younger. Its
-    /// contents were hashed in the target, or came from this source: contents that came unhashed from elsewhere are not believed.
+    /// contents were hashed in the target, or came from this source: contents that came unhashed from elsewhere are not
+    /// believed. A point that was not copied may refer to such contents, too: links through a mount and files that a
+    /// backup finds unchanged take over what another point has.
     fn complete_bases(&self, step: &Step) -> Vec<Base> {
         let contents = self.target.catalog.contents();
         let Some(backup) = contents.backups.get(&step.into) else {
@@ -330,11 +338,9 @@ impl<'a> Copying<'a> {
         let time = step.point.record.time;
         contents
             .points_of(backup.id)
-            .filter(|point| {
-                let origin = &point.record.origin;
-                origin
-                    .as_ref()
-                    .is_none_or(|origin| origin.repository == source)
+            .filter(|point| match &point.record.origin {
+                Some(origin) => origin.repository == source,
+                None => self.is_trusted(step, point),
             })
             .max_by_key(|point| (point.record.time <= time, point.record.time))
             .map(|point| Base {
@@ -343,6 +349,14 @@ impl<'a> Copying<'a> {
             })
             .into_iter()
             .collect()
+    }
+
+    /// Whether this point of the target's own was seen to refer only to what is believed.
+    fn is_trusted(&self, step: &Step, point: &Point) -> bool {
+        let contents = self.trusted.as_ref();
+        contents
+            .and_then(|contents| contents.point(&step.into, point.name()))
+            .is_some_and(|known| (known.id, known.generation) == (point.id, point.generation))
     }
 
     /// Makes everything durable, then commits the pending points that have arrived whole. Tells of each at once: it
@@ -440,6 +454,18 @@ impl<'a> Copying<'a> {
             chunks_present: report.chunks_present,
         }
     }
+}
+
+/// Whether all packs of a repository were hashed there or came from `origin`.
+fn all_trusted(repository: &Repository, origin: ObjectId) -> Result<bool> {
+    for segment in repository.segments().iter() {
+        for number in 0..segment.pack_count() {
+            if ![ObjectId::default(), origin].contains(&segment.pack(number)?.origin) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Puts down what became of a point.
