@@ -34,7 +34,8 @@ const SEGMENTS_MAX: usize = 64;
 /// How a [`Transfer`] works.
 #[derive(Clone, Copy, Debug)]
 pub struct TransferOptions {
-    /// Threads that read, decrypt and append; for a store behind a network more than there are cores.
+    /// Threads that read, decrypt and append, at most [`WORKERS_MAX`]; for a store behind a network more than there are
+    /// cores.
     pub workers: usize,
     /// Chunks that may wait for the rest of their frame, before the oldest frames are cut.
     pub waiting_max: usize,
@@ -42,8 +43,9 @@ pub struct TransferOptions {
     pub recompress: bool,
 }
 
-/// Workers for a store behind a network, where they mostly wait.
-const WORKERS_REMOTE: usize = 8;
+/// More workers would need shorter jobs, or more memory: two buffers of the shortest job for each are [`JOBS_BYTES`].
+/// All of them work when a store is behind a network, where they mostly wait.
+pub const WORKERS_MAX: usize = (JOBS_BYTES / 2 / JOB_BYTES_MIN) as usize;
 
 impl TransferOptions {
     /// What suits these two repositories: more workers when one of them is behind a network.
@@ -51,7 +53,7 @@ impl TransferOptions {
         let remote = |repository: &Repository| repository.location().contains("://");
         let mut options = Self::default();
         if remote(source) || remote(target) {
-            options.workers = options.workers.max(WORKERS_REMOTE);
+            options.workers = WORKERS_MAX;
         }
         options
     }
@@ -61,7 +63,7 @@ impl Default for TransferOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            workers: cores.max(2),
+            workers: cores.clamp(2, WORKERS_MAX),
             waiting_max: 200_000,
             recompress: false,
         }
@@ -155,7 +157,7 @@ impl std::fmt::Debug for Transfer {
 impl Transfer {
     /// A transfer from the repository of `source` to that of `writer`, whose origin must be the source's id.
     pub fn new(source: Arc<Trees>, writer: Arc<Writer>, options: TransferOptions) -> Self {
-        let workers = options.workers.max(1);
+        let workers = options.workers.clamp(1, WORKERS_MAX);
         let limits = Limits {
             weight_max: options.waiting_max,
             job_bytes_max: (JOBS_BYTES / 2 / workers as u64).clamp(JOB_BYTES_MIN, JOB_BYTES_MAX),
@@ -607,4 +609,16 @@ fn other_content(unit: &Unit, id: &ChunkId) -> Error {
         unit.location.pack.id
     );
     Error::new(Kind::Damaged, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_jobs_of_all_workers_are_the_memory_that_is_promised() {
+        assert_eq!(WORKERS_MAX, 8);
+        assert!(TransferOptions::default().workers <= WORKERS_MAX);
+        assert!(2 * JOB_BYTES_MIN * WORKERS_MAX as u64 <= JOBS_BYTES);
+    }
 }
