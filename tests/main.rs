@@ -24,6 +24,7 @@ mod servers;
 mod sites;
 mod stores;
 mod together;
+mod writers;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

@@ -220,14 +220,14 @@ impl Writer {
         if !self.claim(&id)? {
             return Ok(false);
         }
-        self.store_claimed(lane, id, content)?;
+        self.or_fail(|| self.store_claimed(lane, id, content))?;
         Ok(true)
     }
 
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
         let _put = self.puts.read();
-        self.store_claimed(lane, id, content)
+        self.or_fail(|| self.store_claimed(lane, id, content))
     }
 
     fn store_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
@@ -246,6 +246,10 @@ impl Writer {
     /// compress better with their neighbours. Together they must not be longer than [`PIECE_BYTES`] or one chunk.
     pub fn put_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
         let _put = self.puts.read();
+        self.or_fail(|| self.store_run(chunks))
+    }
+
+    fn store_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
         let mut group = Group::default();
         for (id, content) in chunks {
             if self.claim(id)? {
@@ -350,7 +354,7 @@ impl Writer {
         self.written.chunks.fetch_add(chunks.len() as u64, Relaxed);
         let plain_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.1)).sum();
         self.written.plain_bytes.fetch_add(plain_bytes, Relaxed);
-        self.append(PackKind::Data, payloads, chunks)
+        self.or_fail(|| self.append(PackKind::Data, payloads, chunks))
     }
 
     /// Puts frames, which stay together, at the end of the open pack of their kind.
@@ -360,22 +364,12 @@ impl Writer {
         payloads: Vec<Payload>,
         chunks: Vec<(ChunkId, u32)>,
     ) -> Result<()> {
-        self.check_failed()?;
-        let result = self.append_to_pack(kind, payloads, chunks);
-        self.note_failure(result)
-    }
-
-    fn append_to_pack(
-        &self,
-        kind: PackKind,
-        payloads: Vec<Payload>,
-        chunks: Vec<(ChunkId, u32)>,
-    ) -> Result<()> {
         let full = {
             let mut open = self.pack(kind).lock();
-            let pack = match &mut *open {
+            // Until it is put back, a failure or a panic drops it: nothing may follow half a frame.
+            let mut pack = match open.take() {
                 Some(pack) => pack,
-                None => open.insert(self.open_pack(kind)?),
+                None => self.open_pack(kind)?,
             };
             for mut payload in payloads {
                 pack.builder.frame(&mut payload.bytes, payload.plain_bytes);
@@ -384,7 +378,12 @@ impl Writer {
             pack.builder.chunks(chunks);
             let full = pack.builder.object_bytes() >= self.repository.settings().pack_bytes
                 || pack.builder.stream_bytes() + 2 * FRAME_BYTES_MAX as u64 > STREAM_BYTES_MAX;
-            if full { open.take() } else { None }
+            if full {
+                Some(pack)
+            } else {
+                *open = Some(pack);
+                None
+            }
         };
         full.map_or(Ok(()), |pack| self.finish_pack(kind, pack))
     }
@@ -431,7 +430,11 @@ impl Writer {
         };
         let oldest = {
             let mut finishing = self.finishing.lock();
-            finishing.push(std::thread::spawn(finish));
+            let thread = std::thread::Builder::new().spawn(finish);
+            finishing.push(
+                thread
+                    .map_err(|error| Error::io("starting a thread that finishes a pack", error))?,
+            );
             (finishing.len() > FINISHING_MAX).then(|| finishing.remove(0))
         };
         oldest.map_or(Ok(()), join)?;
@@ -465,9 +468,7 @@ impl Writer {
     /// was claimed apart from its put is its claimer's to wait for.
     pub fn flush(&self) -> Result<()> {
         let _alone = self.puts.write();
-        self.check_failed()?;
-        let result = self.flush_all();
-        self.note_failure(result)
+        self.or_fail(|| self.flush_all())
     }
 
     fn flush_all(&self) -> Result<()> {
@@ -487,14 +488,20 @@ impl Writer {
         self.publish_if(|packs| !packs.is_empty())
     }
 
-    /// After a failed write nothing more is written: what was claimed may be lost.
-    fn note_failure(&self, result: Result<()>) -> Result<()> {
+    /// Once this has failed or panicked nothing more is written: what was claimed may be lost.
+    fn or_fail(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.check_failed()?;
+        let unfinished = Unfinished(self);
+        let result = work();
+        std::mem::forget(unfinished);
         if let Err(error) = &result {
-            self.failed
-                .lock()
-                .get_or_insert((error.kind(), error.message().to_owned()));
+            self.note_failure(error.kind(), error.message());
         }
         result
+    }
+
+    fn note_failure(&self, kind: Kind, message: &str) {
+        self.failed.lock().get_or_insert((kind, message.to_owned()));
     }
 
     fn check_failed(&self) -> Result<()> {
@@ -502,6 +509,16 @@ impl Writer {
             Some((kind, message)) => Err(Error::new(*kind, message.clone())),
             None => Ok(()),
         }
+    }
+}
+
+/// A write in hand: dropped only when it panicked.
+struct Unfinished<'a>(&'a Writer);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let message = "a thread that wrote to the repository stopped unexpectedly; run it again";
+        self.0.note_failure(Kind::Failed, message);
     }
 }
 

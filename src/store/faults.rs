@@ -73,6 +73,7 @@ struct State {
     stopped: bool,
     failures: Option<(u64, Kind)>,
     reads: Option<(String, u64, Kind)>,
+    panics: Option<Verb>,
     flips: Vec<(String, u64)>,
     delay: Duration,
 }
@@ -128,6 +129,11 @@ impl FaultyStore {
     /// Fails the next `count` calls of any verb with `kind`; none of them happens.
     pub fn fail_next(&self, count: u64, kind: Kind) {
         self.state.lock().failures = Some((count, kind));
+    }
+
+    /// Makes the next call of `verb` panic.
+    pub fn panic_next(&self, verb: Verb) {
+        self.state.lock().panics = Some(verb);
     }
 
     /// Fails the next `count` reads of objects whose name starts with `prefix` with `kind`.
@@ -189,6 +195,9 @@ impl State {
             verb,
             name: name.to_owned(),
         });
+        if self.panics.take_if(|panics| *panics == verb).is_some() {
+            panic!("{name}: made to panic by a test");
+        }
         if self.stopped {
             return Err(stopped(name));
         }

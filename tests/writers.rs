@@ -1,0 +1,24 @@
+//! What a writer refuses, how it cuts packs, and what it does after a failure.
+
+use crate::sites::{MIB, Site};
+use keepfs::error::Kind;
+use keepfs::id::ChunkId;
+use keepfs::repository::{Lane, Writer};
+use keepfs::store::Store;
+use keepfs::store::faults::Verb;
+
+#[test]
+fn after_a_panic_nothing_counts_as_written() {
+    let site = Site::new(MIB, 1);
+    let writer = Writer::new(site.reopen().repository().clone(), None).unwrap();
+    let (one, two) = (vec![1; 10_000], vec![2; 10_000]);
+    let put = |content: &[u8]| writer.put(Lane::Alone, ChunkId::of(content), content);
+    put(&one).unwrap();
+    site.store.panic_next(Verb::Write);
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| put(&two)));
+    assert!(caught.is_err());
+    assert_eq!(put(&[3; 100]).unwrap_err().kind(), Kind::Failed);
+    assert_eq!(writer.flush().unwrap_err().kind(), Kind::Failed);
+    assert_eq!(site.store.list("packs/").unwrap(), []);
+    assert_eq!(site.store.list("index/").unwrap(), []);
+}
