@@ -3,7 +3,7 @@
 use crate::sites::{MIB, Site};
 use keepfs::error::Kind;
 use keepfs::id::ChunkId;
-use keepfs::repository::{Lane, Writer};
+use keepfs::repository::{CHUNK_BYTES_MAX, Lane, Writer};
 use keepfs::store::Store;
 use keepfs::store::faults::Verb;
 
@@ -21,4 +21,22 @@ fn after_a_panic_nothing_counts_as_written() {
     assert_eq!(writer.flush().unwrap_err().kind(), Kind::Failed);
     assert_eq!(site.store.list("packs/").unwrap(), []);
     assert_eq!(site.store.list("index/").unwrap(), []);
+}
+
+#[test]
+fn what_no_reader_would_take_is_refused_and_costs_nothing() {
+    let site = Site::new(MIB, 1);
+    let repository = site.reopen().repository().clone();
+    let writer = Writer::new(repository.clone(), None).unwrap();
+    let content = vec![1; CHUNK_BYTES_MAX + 1];
+    for lane in [Lane::Tree, Lane::Alone, Lane::Group(0)] {
+        let refused = writer.put(lane, ChunkId::of(&content), &content);
+        assert_eq!(refused.unwrap_err().kind(), Kind::TooBig);
+    }
+    let most = &content[..CHUNK_BYTES_MAX];
+    for lane in [Lane::Tree, Lane::Alone] {
+        writer.put(lane, ChunkId::of(most), most).unwrap();
+    }
+    writer.flush().unwrap();
+    assert_eq!(repository.read_chunk(&ChunkId::of(most)).unwrap(), most);
 }

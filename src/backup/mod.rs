@@ -257,7 +257,7 @@ struct Done {
     file: File,
     xattrs: source::Xattrs,
     bytes_read: u64,
-    /// Set when the file changed while it was read.
+    /// Set when the file changed while it was read, or not all of it can be stored.
     problem: Option<Problem>,
 }
 
@@ -371,6 +371,11 @@ fn assemble(
                     Ok(done) => {
                         counts.files_read += 1;
                         counts.bytes_read += done.bytes_read;
+                        // The next backup reads such a file again, however little it changes, and tells of it again.
+                        let inode = match done.problem {
+                            Some(_) => Inode::default(),
+                            None => inode,
+                        };
                         counts.problems.extend(done.problem);
                         progress.done(1, done.file.size);
                         attributes.xattrs = done.xattrs;
@@ -615,7 +620,11 @@ fn read_file(
     };
     let unread = |error| Unread::Source(problem(error));
     let open = file.open().map_err(unread)?;
-    let xattrs = file.xattrs().map_err(unread)?;
+    let (xattrs, left_out) = match file.xattrs() {
+        Ok(xattrs) => (xattrs, None),
+        Err(error) if error.kind() == Kind::TooBig => (Vec::new(), Some(problem(error))),
+        Err(error) => return Err(unread(error)),
+    };
     let (stored, bytes_read) = contents
         .store(&open, name, block, workers)
         .map_err(|failed| match failed {
@@ -633,7 +642,7 @@ fn read_file(
         file: stored,
         xattrs,
         bytes_read,
-        problem: changed.then(note),
+        problem: changed.then(note).or(left_out),
     })
 }
 

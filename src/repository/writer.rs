@@ -2,7 +2,9 @@
 //! a chunk is in the index only when its pack is durable, and [`Writer::flush`] returns when both are.
 
 use super::Repository;
-use super::pack::{FRAME_BYTES_MAX, PackBuilder, PackFacts, Payload, STREAM_BYTES_MAX};
+use super::pack::{
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, PackBuilder, PackFacts, Payload, STREAM_BYTES_MAX,
+};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
@@ -214,8 +216,10 @@ impl Writer {
         self.shard(id).lock().remove(id);
     }
 
-    /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
+    /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`. Fails with `TooBig`,
+    /// as all puts do, when it is longer than [`CHUNK_BYTES_MAX`]: no reader would take it.
     pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
+        require_chunk(content.len())?;
         let _put = self.puts.read();
         if !self.claim(&id)? {
             return Ok(false);
@@ -226,6 +230,7 @@ impl Writer {
 
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
+        require_chunk(content.len())?;
         let _put = self.puts.read();
         self.or_fail(|| self.store_claimed(lane, id, content))
     }
@@ -245,6 +250,7 @@ impl Writer {
     /// Stores chunks that follow each other in a file, those that are new together in one frame: blocks of an image
     /// compress better with their neighbours. Together they must not be longer than [`PIECE_BYTES`] or one chunk.
     pub fn put_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
+        require_chunk(chunks.iter().map(|(_, content)| content.len()).sum())?;
         let _put = self.puts.read();
         self.or_fail(|| self.store_run(chunks))
     }
@@ -347,6 +353,9 @@ impl Writer {
     /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
     /// has claimed those chunks.
     pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        for (_, length) in &chunks {
+            require_chunk(*length as usize)?;
+        }
         let _put = self.puts.read();
         self.written
             .frames_moved
@@ -510,6 +519,16 @@ impl Writer {
             None => Ok(()),
         }
     }
+}
+
+fn require_chunk(length: usize) -> Result<()> {
+    if length <= CHUNK_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "a piece of {length} bytes cannot be stored: no reader takes one of more than {CHUNK_BYTES_MAX}"
+    );
+    Err(Error::new(Kind::TooBig, message))
 }
 
 /// A write in hand: dropped only when it panicked.
