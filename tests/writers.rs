@@ -40,3 +40,23 @@ fn what_no_reader_would_take_is_refused_and_costs_nothing() {
     writer.flush().unwrap();
     assert_eq!(repository.read_chunk(&ChunkId::of(most)).unwrap(), most);
 }
+
+#[test]
+fn packs_of_tiny_chunks_end_long_before_a_reader_gives_up() {
+    let site = Site::new(16 * MIB, 1);
+    let repository = site.reopen().repository().clone();
+    let writer = Writer::new(repository.clone(), None).unwrap();
+    for number in 0..400_000u32 {
+        let content = number.to_le_bytes();
+        writer
+            .put(Lane::Group(0), ChunkId::of(&content), &content)
+            .unwrap();
+    }
+    writer.flush().unwrap();
+    let packs = site.store.list("packs/data/").unwrap();
+    assert_eq!(packs.len(), 2);
+    // A reader of directories takes 64 MiB.
+    assert!(packs.iter().all(|pack| pack.size < 14 * MIB));
+    let last = 399_999u32.to_le_bytes();
+    assert_eq!(repository.read_chunk(&ChunkId::of(&last)).unwrap(), last);
+}

@@ -21,8 +21,9 @@ pub use header::Header;
 pub use index::Location;
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
 pub use pack::{
-    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES as PACK_HEADER_BYTES, PackFacts,
-    PackReader, Payload, TRAILER_BYTES, Trailer, decompress,
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, FrameSpan,
+    HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,
+    decompress,
 };
 pub use segment::{ChunkEntry, PackEntry, Segment};
 pub use writer::{GROUP_BYTES, Lane, PIECE_BYTES, Writer, Written};

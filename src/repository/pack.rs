@@ -42,6 +42,11 @@ pub const CHUNK_BYTES_MAX: usize = 8 << 20;
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
 /// No pack's stream is longer: offsets in it are 32 bits wide.
 pub(crate) const STREAM_BYTES_MAX: u64 = 3 << 30;
+/// A pack is closed when it holds so many chunks: its directory has some 9 MiB then, a seventh of what a reader takes,
+/// and it is in memory as long as the pack is written, as those of the packs that are being finished are.
+pub(crate) const PACK_CHUNKS_MAX: usize = 256 << 10;
+/// A frame of more chunks is not made, and not moved: a pack with one more frame is far from a reader's limit.
+pub const FRAME_CHUNKS_MAX: usize = 64 << 10;
 /// A directory longer than this is hostile: 1 Mi chunks and 1 Mi frames.
 const DIRECTORY_BYTES_MAX: usize = 64 << 20;
 
@@ -177,6 +182,11 @@ impl PackBuilder {
     /// Bytes so far, without directory and trailer.
     pub(crate) fn object_bytes(&self) -> u64 {
         self.object_bytes
+    }
+
+    /// Chunks so far.
+    pub(crate) fn chunk_count(&self) -> usize {
+        self.chunks.len()
     }
 
     /// Plain bytes so far.

@@ -3,7 +3,8 @@
 
 use super::Repository;
 use super::pack::{
-    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, PackBuilder, PackFacts, Payload, STREAM_BYTES_MAX,
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, PACK_CHUNKS_MAX, PackBuilder, PackFacts,
+    Payload, STREAM_BYTES_MAX,
 };
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
@@ -39,6 +40,8 @@ const FINISHING_MAX: usize = 3;
 const UNPUBLISHED_PACKS_MAX: usize = 16;
 const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
 const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
+/// A window is also full when it holds so many chunks: what is noted of each takes 64 bytes.
+const WINDOW_CHUNKS_MAX: usize = WINDOW_BYTES / 64;
 const SHARDS: usize = 16;
 
 /// How a chunk is framed.
@@ -120,7 +123,7 @@ impl Window {
         for (_, id, range) in self.chunks {
             group.chunks.push((id, range.len() as u32));
             group.plain.extend_from_slice(&self.plain[range]);
-            if group.plain.len() >= GROUP_BYTES {
+            if group.plain.len() >= GROUP_BYTES || group.chunks.len() >= FRAME_CHUNKS_MAX {
                 groups.push_back(std::mem::take(&mut group));
             }
         }
@@ -282,7 +285,9 @@ impl Writer {
         let full = {
             let mut window = self.window.lock();
             window.push(key, id, content);
-            (window.plain.len() >= WINDOW_BYTES).then(|| std::mem::take(&mut *window))
+            let full =
+                window.plain.len() >= WINDOW_BYTES || window.chunks.len() >= WINDOW_CHUNKS_MAX;
+            full.then(|| std::mem::take(&mut *window))
         };
         if let Some(window) = full {
             let groups = window.groups();
@@ -386,6 +391,7 @@ impl Writer {
             }
             pack.builder.chunks(chunks);
             let full = pack.builder.object_bytes() >= self.repository.settings().pack_bytes
+                || pack.builder.chunk_count() >= PACK_CHUNKS_MAX
                 || pack.builder.stream_bytes() + 2 * FRAME_BYTES_MAX as u64 > STREAM_BYTES_MAX;
             if full {
                 Some(pack)
