@@ -293,7 +293,10 @@ fn a_file_with_too_many_attributes_is_stored_without_them_and_told_each_time() {
         assert_eq!(report.problems.len(), 1);
         assert_eq!(report.problems[0].path, path);
         let entries = entries(&trees, &report.point);
-        let (_, entry) = entries.iter().find(|(path, _)| path.ends_with(b"file")).unwrap();
+        let (_, entry) = entries
+            .iter()
+            .find(|(path, _)| path.ends_with(b"file"))
+            .unwrap();
         assert!(entry.attributes.xattrs.is_empty());
         assert_eq!(content(&trees, entry), b"content");
     }

@@ -8,6 +8,7 @@ mod copy;
 mod crash;
 mod daemon_kills;
 mod damage;
+mod deep;
 mod endpoints;
 mod engine;
 mod golden;
