@@ -26,6 +26,7 @@ mod sites;
 mod stores;
 mod together;
 mod writers;
+mod wrong_files;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

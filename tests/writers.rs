@@ -1,11 +1,15 @@
 //! What a writer refuses, how it cuts packs, and what it does after a failure.
 
 use crate::sites::{MIB, Site};
+use keepfs::clock::Clock;
 use keepfs::error::Kind;
 use keepfs::id::ChunkId;
-use keepfs::repository::{CHUNK_BYTES_MAX, Lane, Writer};
-use keepfs::store::Store;
+use keepfs::repository::{
+    CHUNK_BYTES_MAX, Credential, CutLimits, Lane, Repository, Settings, Writer,
+};
 use keepfs::store::faults::Verb;
+use keepfs::store::{MemoryStore, Store};
+use std::sync::Arc;
 
 #[test]
 fn after_a_panic_nothing_counts_as_written() {
@@ -59,4 +63,25 @@ fn packs_of_tiny_chunks_end_long_before_a_reader_gives_up() {
     assert!(packs.iter().all(|pack| pack.size < 14 * MIB));
     let last = 399_999u32.to_le_bytes();
     assert_eq!(repository.read_chunk(&ChunkId::of(&last)).unwrap(), last);
+}
+
+#[test]
+fn limits_that_nothing_can_be_cut_by_are_refused() {
+    let init = |average| {
+        let settings = Settings {
+            cut: CutLimits {
+                min: 64,
+                average,
+                max: 1 << 20,
+            },
+            ..Settings::default()
+        };
+        let key = Credential::key_file(&[1; 64]).unwrap();
+        let store = Arc::new(MemoryStore::new());
+        Repository::init(store, &key, "test", &settings, &Clock::system())
+    };
+    for average in [64, 128, 300] {
+        assert_eq!(init(average).unwrap_err().kind(), Kind::Invalid);
+    }
+    init(256).unwrap();
 }

@@ -189,7 +189,7 @@ fn estimate(options: &Options, progress: &Progress, finished: &AtomicBool) {
     let Ok(walk) = source::Walk::new(&options.sources, options.walk.clone()) else {
         return;
     };
-    let (mut entries, mut bytes) = (0, 0);
+    let (mut entries, mut bytes) = (0, 0u64);
     for event in walk {
         if finished.load(Relaxed) {
             return;
@@ -197,7 +197,7 @@ fn estimate(options: &Options, progress: &Progress, finished: &AtomicBool) {
         if let Event::Enter(entry) | Event::Entry(entry) = event {
             entries += 1;
             if entry.metadata.file_type == Type::File {
-                bytes += entry.metadata.size;
+                bytes = bytes.saturating_add(entry.metadata.size);
             }
         }
     }

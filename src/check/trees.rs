@@ -216,7 +216,7 @@ impl Trees<'_> {
         self.context.progress.done(0, bytes.len() as u64);
         let sound = match task {
             Task::Directory { says, depth, .. } => DirectoryPage::decode(&bytes)
-                .and_then(|page| self.directory(&page, says, *depth, found)),
+                .and_then(|page| self.directory(&id, &page, says, *depth, found)),
             Task::Content {
                 own,
                 bytes: says,
@@ -232,6 +232,7 @@ impl Trees<'_> {
 
     fn directory(
         &self,
+        id: &ChunkId,
         page: &DirectoryPage,
         says: &Says,
         depth: usize,
@@ -254,9 +255,12 @@ impl Trees<'_> {
                     match &entry.node {
                         Node::Directory(tree) => found.push(Task::root(tree)),
                         Node::File(file) => {
-                            let name = String::from_utf8_lossy(&entry.name);
-                            self.file(file, found)
-                                .map_err(|error| error.context(name))?;
+                            // One wrong file says nothing of the others.
+                            if let Err(error) = examined(self.file(file, found))? {
+                                let name = String::from_utf8_lossy(&entry.name);
+                                let error = error.context(name);
+                                self.context.findings.problem(Object::Page, id, error);
+                            }
                         }
                         _ => {}
                     }

@@ -145,8 +145,10 @@ fn expect(progress: &Progress, steps: &[Step]) {
             .filter(|step| step.verdict == Verdict::Copy)
             .map(|step| step.point.record.tree)
     };
+    // What holes claim may be more than a number holds.
     let entries = to_copy().map(|tree| tree.entries).sum();
-    progress.expect(entries, to_copy().map(|tree| tree.bytes).sum());
+    let bytes = to_copy().fold(0, |sum: u64, tree| sum.saturating_add(tree.bytes));
+    progress.expect(entries, bytes);
 }
 
 fn session_point(step: &Step) -> SessionPoint {

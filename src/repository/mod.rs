@@ -143,11 +143,8 @@ impl Settings {
             return Err(Error::new(Kind::Invalid, message));
         }
         let cut = self.cut;
-        let sound = cut.min >= 64
-            && cut.min <= cut.average
-            && cut.average <= cut.max
-            && cut.average.is_power_of_two();
-        if !sound || cut.max as usize > CHUNK_BYTES_MAX {
+        Cutting::by_content(&self.seed, cut.min, cut.average, cut.max)?;
+        if cut.max as usize > CHUNK_BYTES_MAX {
             return Err(Error::new(
                 Kind::Invalid,
                 "the repository's limits for cutting contradict each other",
