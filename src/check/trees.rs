@@ -3,7 +3,9 @@
 use super::{Checked, Context, Needed, Object, Report, examined};
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
-use crate::point::{Child, Content, ContentPage, DirectoryPage, Extent, File, Node, Tree};
+use crate::point::{
+    Child, Content, ContentPage, DirectoryPage, Extent, File, Node, PAGE_LEVELS_MAX, Tree,
+};
 use crate::repository::decode;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
@@ -287,7 +289,7 @@ impl Trees<'_> {
                 (name(children.first()), name(children.last()))
             }
         };
-        if depth > 16 {
+        if depth >= PAGE_LEVELS_MAX {
             found.clear();
             return Err(wrong("its pages lie deeper than any that keepfs writes"));
         }
@@ -362,7 +364,7 @@ impl Trees<'_> {
                 sums
             }
         };
-        if depth > 16 {
+        if depth >= PAGE_LEVELS_MAX {
             found.clear();
             return Err(wrong("its pages lie deeper than any that keepfs writes"));
         }

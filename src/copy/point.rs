@@ -10,14 +10,13 @@ use super::pages::{self, Beside, Level, Place};
 use super::transfer::Transfer;
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
-use crate::point::{Child, Content, DirectoryPage, Entry, File, PointRecord, Tree, Trees};
+use crate::point::{
+    Child, Content, DirectoryPage, Entry, File, PAGE_LEVELS_MAX, PointRecord, Tree, Trees,
+};
 use crate::progress::Progress;
 use crate::repository::Lane;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// Pages of a directory lie no deeper; deeper ones are hostile.
-const PAGE_DEPTH_MAX: usize = 16;
 
 /// Something that could not be copied.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,7 +193,7 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         self.go_on()?;
         let read = || {
-            if depth > PAGE_DEPTH_MAX {
+            if depth >= PAGE_LEVELS_MAX {
                 let message = "pages of a directory lie deeper than any that keepfs writes";
                 return Err(Error::new(Kind::Damaged, message));
             }

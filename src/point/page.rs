@@ -37,8 +37,9 @@ pub const LIST_PAGE: PageLimits = PageLimits {
 const PAGE_BYTES: usize = 1 << 20;
 /// A file with at most this many extents carries them in its entry.
 const INLINE_EXTENTS_MAX: usize = 32;
-/// More levels of pages than any sequence of 2⁶⁴ items needs: deeper ones are hostile.
-pub(crate) const DEPTH_MAX: usize = 16;
+/// Levels of pages of one directory or file, the root's included: more than any sequence of 2⁶⁴ items needs; deeper ones
+/// are hostile.
+pub const PAGE_LEVELS_MAX: usize = 16;
 
 /// How many items a page holds.
 #[derive(Clone, Copy, Debug)]
