@@ -270,3 +270,26 @@ fn what_cannot_be_has_its_own_errno_and_sentence() {
     );
     assert!(two.errors().contains("cp -a SOURCE"));
 }
+
+#[test]
+fn an_entry_takes_only_so_many_attributes_as_a_tree_can_hold() {
+    let two = two();
+    let file = two.target.join("marked.partial/file");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "content").unwrap();
+    let set =
+        |number: u32, bytes: usize| xattr::set(&file, format!("user.{number}"), &vec![7; bytes]);
+    for number in 0..15 {
+        set(number, 65_536).unwrap();
+    }
+    let refused = set(15, 65_536).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    assert!(two.errors().contains("1 MiB"));
+    // What is there can still be replaced, and the point sealed.
+    set(14, 65_535).unwrap();
+    let sealed = two.target.join("marked");
+    std::fs::rename(file.parent().unwrap(), &sealed).unwrap();
+    assert_eq!(state_of(&sealed), "complete");
+    let value = xattr::get(sealed.join("file"), "user.14").unwrap();
+    assert_eq!(value.map(|value| value.len()), Some(65_535));
+}

@@ -478,7 +478,7 @@ impl FileSystem {
         })?;
         if others + name.len() + value.len() > XATTRS_BYTES_MAX {
             let message = "an entry can have 1 MiB of extended attributes; remove others first";
-            return Err(Error::new(Kind::Full, message).into());
+            return Err(self.noted(&node, Error::new(Kind::Full, message).into()));
         }
         match flags {
             XATTR_CREATE if there => return Err(Rule::Exists.into()),
