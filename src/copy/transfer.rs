@@ -43,7 +43,7 @@ pub struct TransferOptions {
     pub recompress: bool,
 }
 
-/// More workers would need shorter jobs, or more memory: two buffers of the shortest job for each are [`JOBS_BYTES`].
+/// More workers would need shorter jobs, or more memory: two buffers of 2 MiB for each are the 32 MiB that jobs may take.
 /// All of them work when a store is behind a network, where they mostly wait.
 pub const WORKERS_MAX: usize = (JOBS_BYTES / 2 / JOB_BYTES_MIN) as usize;
 
