@@ -307,3 +307,30 @@ fn hard_links_that_part_are_never_bound_again() {
     assert_eq!(content(&trees, &entries[b"a/other".as_slice()]), b"other\n");
     assert_eq!(content(&trees, &entries[b"z-link2".as_slice()]), b"hello\n");
 }
+
+#[test]
+fn a_file_with_too_many_attributes_is_stored_without_them_and_told_each_time() {
+    // Unlike most others this file system takes as many as one likes.
+    let source = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = source.path().join("file");
+    std::fs::write(&path, "content").unwrap();
+    for index in 0..16 {
+        xattr::set(&path, format!("trusted.{index}"), &[7; 65_536]).unwrap();
+    }
+    let made = Made {
+        bench: Bench::new(&Settings::default()),
+        source,
+    };
+    for _ in 0..2 {
+        let (report, trees) = made.backup();
+        assert_eq!(report.problems.len(), 1);
+        assert_eq!(report.problems[0].path, path);
+        let entries = entries(&trees, &report.point);
+        let (_, entry) = entries
+            .iter()
+            .find(|(path, _)| path.ends_with(b"file"))
+            .unwrap();
+        assert!(entry.attributes.xattrs.is_empty());
+        assert_eq!(content(&trees, entry), b"content");
+    }
+}

@@ -6,11 +6,13 @@ use crate::sites::{
     files_of, missing_chunks, try_copy,
 };
 use keepfs::copy::{
-    Outcome, SessionReport, SessionState, TransferOptions, copy_point, copy_points, sessions,
+    Failure, Outcome, SessionReport, SessionState, Transfer, TransferOptions, bring_point,
+    copy_point, copy_points, sessions,
 };
 use keepfs::error::Kind;
 use keepfs::progress::Progress;
-use keepfs::store::faults::Stop;
+use keepfs::repository::Writer;
+use keepfs::store::faults::{Operation, Stop, Verb};
 use std::sync::Arc;
 
 /// What became of each point, in the order of the copy.
@@ -18,6 +20,7 @@ fn outcomes_of(report: &SessionReport) -> Vec<Outcome> {
     let points = report.record.points.iter();
     points.map(|point| point.outcome).collect()
 }
+const READS: &[Verb] = &[Verb::Get, Verb::GetRange];
 
 #[test]
 fn damage_costs_exactly_the_files_that_it_hits() {
@@ -129,6 +132,86 @@ fn a_damaged_tree_page_fails_its_point_and_no_other() {
             .point(b"web", b"bad")
             .is_none()
     );
+}
+
+#[test]
+fn a_page_that_cannot_be_read_once_does_not_make_half_a_point() {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    let files = assorted(47, 60);
+    source.back_up("web", "one", 100, &files);
+    let ends = (source.open(), target.open());
+    source
+        .store
+        .fail_at(READS, "packs/tree/", 0..1, Kind::Damaged);
+    let report = copy(&ends.0, &ends.1);
+    assert_eq!(report.record.state, SessionState::NeedsAction);
+    assert_eq!(report.record.points[0].outcome, Outcome::Failed);
+    assert!(report.record.failed[0].reason.contains("again"));
+    assert_points_are_whole(&ends.0, &ends.1);
+    assert!(ends.1.catalog.contents().point(b"web", b"one").is_none());
+
+    let report = copy(&source.open(), &target.open());
+    assert_eq!(report.record.points[0].outcome, Outcome::Copied);
+    assert_eq!(files_of(&target.open(), "web", "one"), files);
+}
+
+#[test]
+fn a_transfer_that_lacks_a_chunk_does_not_finish() {
+    let mut source = Site::new(MIB, 1);
+    let mut target = Site::new(4 * MIB, 2);
+    let point = source.back_up("web", "one", 100, &assorted(53, 10));
+    let (from, to) = (source.open(), target.open());
+    let writer = Writer::new(to.repository().clone(), Some(from.repository().id())).unwrap();
+    let options = TransferOptions::default();
+    let transfer = Transfer::new(from.trees.clone(), Arc::new(writer), options);
+    source
+        .store
+        .fail_at(READS, "packs/data/", 0..u64::MAX, Kind::Damaged);
+    assert!(bring_point(&transfer, &point.record, &Progress::default()).unwrap());
+    let failed = transfer.finish().unwrap_err();
+    assert_eq!(failed.kind(), Kind::Damaged);
+    let failures = transfer.finish_what_can().unwrap().failures;
+    let named = |failure: &Failure| failed.message().contains(&failure.chunk.to_string());
+    assert!(failures.iter().any(named), "{failed}");
+}
+
+#[test]
+fn a_merge_of_the_index_that_fails_does_not_fail_a_copy() {
+    let (mut source, mut target) = (Site::new(MIB, 1), Site::new(MIB, 2));
+    for number in 0..10 {
+        let files = [("f".to_owned(), Random(number + 1).bytes(1000).into())].into();
+        source.back_up("web", &format!("p{number}"), number as i64, &files);
+        target
+            .store
+            .fail_at(&[Verb::Upload], "index/", 0..u64::MAX, Kind::Full);
+        let report = copy(&source.open(), &target.reopen());
+        assert_eq!(report.record.state, SessionState::Success);
+        assert_eq!(report.record.count(Outcome::Copied), 1);
+    }
+    let log = target.store.log();
+    let merge = |line: &Operation| line.verb == Verb::Upload && line.name.starts_with("index/");
+    assert!(log.iter().any(merge), "no merge was tried");
+    assert_points_are_whole(&source.open(), &target.open());
+}
+
+#[test]
+fn a_point_that_was_committed_before_another_failed_is_told() {
+    let (mut source, mut target) = (Site::new(MIB, 1), Site::new(4 * MIB, 2));
+    for number in 0..3 {
+        let files = [("f".to_owned(), Random(number + 1).bytes(1000).into())].into();
+        source.back_up("web", &format!("p{number}"), number as i64, &files);
+    }
+    target
+        .store
+        .fail_at(&[Verb::Create], "points/", 1..2, Kind::Denied);
+    let failed = try_copy(&source.open(), &target.open()).unwrap_err();
+    assert_eq!(failed.kind(), Kind::Denied);
+    let sessions = sessions(target.open().repository()).unwrap();
+    let record = sessions.into_values().next().unwrap();
+    let outcomes: Vec<_> = record.points.iter().map(|point| point.outcome).collect();
+    let expected = [Outcome::Copied, Outcome::Waiting, Outcome::Waiting];
+    assert_eq!(outcomes, expected);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use crate::sites::{
     copy_with, everything, files_of, missing_chunks,
 };
 use keepfs::copy::{
-    End, Outcome, Scope, Selection, SessionState, Transfer, TransferOptions, Verdict, copy_points,
-    plan, sessions,
+    End, Outcome, Scope, Selection, SessionState, Transfer, TransferOptions, Verdict, bring_point,
+    copy_points, plan, sessions,
 };
 use keepfs::error::Kind;
-use keepfs::point::{Visit, Walk};
+use keepfs::point::{Draft, PointRecord, Visit, Walk};
 use keepfs::progress::Progress;
 use keepfs::repository::{Lane, Writer};
 use keepfs::store::faults::Verb;
@@ -261,6 +261,35 @@ fn what_the_target_has_a_part_of_is_cut() {
     let target = target.open();
     assert_eq!(files_of(&target, "web", "one"), files);
     assert_eq!(files_of(&target, "own", "half"), half);
+}
+
+#[test]
+fn a_point_of_the_targets_own_that_refers_to_unhashed_contents_is_no_base() {
+    let (mut source, mut other) = (Site::new(MIB, 1), Site::new(MIB, 3));
+    let mut target = Site::new(4 * MIB, 2);
+    let files = assorted(59, 20);
+    let point = source.back_up("web", "one", 100, &files);
+    let foreign = other.back_up("web", "one", 100, &files);
+    // As a mount seals what was linked from the other repository.
+    let (from, to) = (other.open(), target.open());
+    let writer = Writer::new(to.repository().clone(), Some(from.repository().id())).unwrap();
+    let options = TransferOptions::default();
+    let transfer = Transfer::new(from.trees.clone(), Arc::new(writer), options);
+    assert!(bring_point(&transfer, &foreign.record, &Progress::default()).unwrap());
+    transfer.finish().unwrap();
+    let record = PointRecord {
+        name: b"linked".to_vec(),
+        ..foreign.record.clone()
+    };
+    to.catalog.commit(b"web", Draft { record }).unwrap();
+
+    let (from, to) = (source.open(), target.open());
+    let report = copy(&from, &to);
+    assert_eq!(report.record.points[0].outcome, Outcome::Copied);
+    let writer = Writer::new(to.repository().clone(), Some(from.repository().id())).unwrap();
+    let chunks = chunks_of(&from.trees, &point.record.tree);
+    let from_the_source = |id| writer.has(id).unwrap();
+    assert!(chunks.values().flatten().all(from_the_source));
 }
 
 fn stored_in(site: &Site, prefix: &str) -> u64 {

@@ -10,6 +10,7 @@ mod copy_costs;
 mod crash;
 mod daemon_kills;
 mod damage;
+mod deep;
 mod demo;
 mod endpoints;
 mod engine;
@@ -34,6 +35,8 @@ mod sites;
 mod stores;
 mod together;
 mod trust;
+mod writers;
+mod wrong_files;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

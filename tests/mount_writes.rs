@@ -1,10 +1,14 @@
 //! Writing through a real mount: copies by real tools, sealing, and what survives a daemon.
 
 use crate::backup::one_of_everything;
-use crate::engine::Bench;
+use crate::engine::{Bench, assert_clean};
 use crate::mount::{Mount, back_up, catalog, run, same_trees, try_run};
+use keepfs::error::Kind;
 use keepfs::repository::Settings;
+use keepfs::store::MemoryStore;
+use keepfs::store::faults::{FaultyStore, Verb};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Two mounted repositories, one with a point of one of everything.
@@ -236,4 +240,54 @@ fn what_cannot_be_has_its_own_errno_and_sentence() {
         "Directory not empty",
     );
     assert!(two.errors().contains("cp -a SOURCE"));
+}
+
+#[test]
+fn an_entry_takes_only_so_many_attributes_as_a_tree_can_hold() {
+    let two = two();
+    let file = two.target.join("marked.partial/file");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "content").unwrap();
+    let set =
+        |number: u32, bytes: usize| xattr::set(&file, format!("user.{number}"), &vec![7; bytes]);
+    for number in 0..15 {
+        set(number, 65_536).unwrap();
+    }
+    let refused = set(15, 65_536).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    assert!(two.errors().contains("1 MiB"));
+    // What is there can still be replaced, and the point sealed.
+    set(14, 65_535).unwrap();
+    let sealed = two.target.join("marked");
+    std::fs::rename(file.parent().unwrap(), &sealed).unwrap();
+    assert_eq!(state_of(&sealed), "complete");
+    let value = xattr::get(sealed.join("file"), "user.14").unwrap();
+    assert_eq!(value.map(|value| value.len()), Some(65_535));
+}
+
+#[test]
+fn bytes_that_the_source_cannot_give_any_more_are_kept() {
+    let source = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..300_000u32).map(|number| (number % 251) as u8).collect();
+    std::fs::write(source.path().join("file"), &content).unwrap();
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let primary = Bench::in_store(Arc::new(store.clone()), &settings());
+    let offsite = Bench::new(&settings());
+    back_up(&primary, source.path(), "point");
+    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
+    let point = mount.path().join("primary/host/point");
+    let name = run(&format!("find '{}' -type f -printf %P", point.display()));
+    let reads = &[Verb::Get, Verb::GetRange];
+    store.fail_at(reads, "packs/data/", 0..u64::MAX, Kind::Damaged);
+    // The same bytes, written and not referred to: the copy is whole and tries to seal itself.
+    let copy = mount.path().join("offsite/host/point");
+    let file = copy.join(name);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, &content).unwrap();
+    let copy = copy.display();
+    run(&format!(
+        "setfattr -n user.keepfs.state -v complete '{copy}'"
+    ));
+    assert_eq!(std::fs::read(&file).unwrap(), content);
+    assert_clean("sealed", &offsite.open());
 }

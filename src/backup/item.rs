@@ -42,7 +42,7 @@ pub(super) struct Done {
     pub file: File,
     pub xattrs: source::Xattrs,
     pub bytes_read: u64,
-    /// Set when the file changed while it was read.
+    /// Set when the file changed while it was read, or not all of it can be stored.
     pub problem: Option<Problem>,
 }
 

@@ -17,7 +17,7 @@ pub use workers::{Job, Workers};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::point::{
-    Catalog, Draft, Entry, Node, Point, PointRecord, Source, Trees, require_backup_name,
+    Catalog, Draft, Entry, Inode, Node, Point, PointRecord, Source, Trees, require_backup_name,
     require_point_name,
 };
 use crate::progress::Progress;
@@ -202,7 +202,7 @@ fn estimate(options: &Options, progress: &Progress, finished: &AtomicBool) {
     let Ok(walk) = source::Walk::new(&options.sources, options.walk.clone()) else {
         return;
     };
-    let (mut entries, mut bytes) = (0, 0);
+    let (mut entries, mut bytes) = (0, 0u64);
     for event in walk {
         if finished.load(Relaxed) {
             return;
@@ -210,7 +210,7 @@ fn estimate(options: &Options, progress: &Progress, finished: &AtomicBool) {
         if let Event::Enter(entry) | Event::Entry(entry) = event {
             entries += 1;
             if entry.metadata.file_type == Type::File {
-                bytes += entry.metadata.size;
+                bytes = bytes.saturating_add(entry.metadata.size);
             }
         }
     }
@@ -356,6 +356,11 @@ fn assemble(
                     Ok(done) => {
                         counts.files_read += 1;
                         counts.bytes_read += done.bytes_read;
+                        // The next backup reads such a file again, however little it changes, and tells of it again.
+                        let inode = match done.problem {
+                            Some(_) => Inode::default(),
+                            None => inode,
+                        };
                         counts.problems.extend(done.problem);
                         progress.done(1, done.file.size);
                         attributes.xattrs = done.xattrs;

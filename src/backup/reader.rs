@@ -267,7 +267,11 @@ fn read_file(
     };
     let unread = |error| Unread::Source(problem(error));
     let open = file.open().map_err(unread)?;
-    let xattrs = file.xattrs().map_err(unread)?;
+    let (xattrs, left_out) = match file.xattrs() {
+        Ok(xattrs) => (xattrs, None),
+        Err(error) if error.kind() == Kind::TooBig => (Vec::new(), Some(problem(error))),
+        Err(error) => return Err(unread(error)),
+    };
     let (stored, bytes_read) = contents
         .store(&open, name, block, workers)
         .map_err(|failed| match failed {
@@ -285,7 +289,7 @@ fn read_file(
         file: stored,
         xattrs,
         bytes_read,
-        problem: changed.then(note),
+        problem: changed.then(note).or(left_out),
     })
 }
 

@@ -4,12 +4,11 @@ use super::findings::Number;
 use super::{Checked, Context, examined};
 use crate::error::Result;
 use crate::id::ChunkId;
-use crate::point::{Content, ContentPage, DirectoryPage, Entry, File, Node, Trees};
+use crate::point::{
+    Content, ContentPage, DirectoryPage, Entry, File, Node, PAGE_LEVELS_MAX, Trees,
+};
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// Pages nest no deeper; deeper ones were told when trees were checked.
-const DEPTH_MAX: usize = 17;
 
 struct Lost<'a> {
     context: &'a Context<'a>,
@@ -109,7 +108,8 @@ impl Lost<'_> {
         depth: usize,
         levels: &mut Vec<Level>,
     ) -> Result<()> {
-        if depth > DEPTH_MAX || self.whole.contains(&half(&id)) {
+        // Deeper ones were told when trees were checked.
+        if depth >= PAGE_LEVELS_MAX || self.whole.contains(&half(&id)) {
             return Ok(());
         }
         if let Some(number) = self
@@ -159,7 +159,7 @@ impl Lost<'_> {
     }
 
     fn damage_of_page(&mut self, id: &ChunkId, depth: usize) -> Result<Option<Number>> {
-        if depth > DEPTH_MAX || self.whole.contains(&half(id)) {
+        if depth >= PAGE_LEVELS_MAX || self.whole.contains(&half(id)) {
             return Ok(None);
         }
         if let Some(number) = self.context.findings.verdict(self.context.repository, id)? {

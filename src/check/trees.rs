@@ -3,7 +3,9 @@
 use super::{Checked, Context, Needed, Object, Report, examined};
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
-use crate::point::{Child, Content, ContentPage, DirectoryPage, Extent, File, Node, Tree};
+use crate::point::{
+    Child, Content, ContentPage, DirectoryPage, Extent, File, Node, PAGE_LEVELS_MAX, Tree,
+};
 use crate::repository::decode;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
@@ -216,7 +218,7 @@ impl Trees<'_> {
         self.context.progress.done(0, bytes.len() as u64);
         let sound = match task {
             Task::Directory { says, depth, .. } => DirectoryPage::decode(&bytes)
-                .and_then(|page| self.directory(&page, says, *depth, found)),
+                .and_then(|page| self.directory(&id, &page, says, *depth, found)),
             Task::Content {
                 own,
                 bytes: says,
@@ -232,6 +234,7 @@ impl Trees<'_> {
 
     fn directory(
         &self,
+        id: &ChunkId,
         page: &DirectoryPage,
         says: &Says,
         depth: usize,
@@ -254,9 +257,12 @@ impl Trees<'_> {
                     match &entry.node {
                         Node::Directory(tree) => found.push(Task::root(tree)),
                         Node::File(file) => {
-                            let name = String::from_utf8_lossy(&entry.name);
-                            self.file(file, found)
-                                .map_err(|error| error.context(name))?;
+                            // One wrong file says nothing of the others.
+                            if let Err(error) = examined(self.file(file, found))? {
+                                let name = String::from_utf8_lossy(&entry.name);
+                                let error = error.context(name);
+                                self.context.findings.problem(Object::Page, id, error);
+                            }
                         }
                         _ => {}
                     }
@@ -283,7 +289,7 @@ impl Trees<'_> {
                 (name(children.first()), name(children.last()))
             }
         };
-        if depth > 16 {
+        if depth >= PAGE_LEVELS_MAX {
             found.clear();
             return Err(wrong("its pages lie deeper than any that keepfs writes"));
         }
@@ -358,7 +364,7 @@ impl Trees<'_> {
                 sums
             }
         };
-        if depth > 16 {
+        if depth >= PAGE_LEVELS_MAX {
             found.clear();
             return Err(wrong("its pages lie deeper than any that keepfs writes"));
         }

@@ -72,9 +72,9 @@ pub(super) fn copy(
         scopes: scopes.collect(),
         into: None,
     };
+    let options = copy::TransferOptions::between(source, target);
     let ends = [source, target].map(|repository| copy::End::open(repository.clone()));
     let [source, target] = ends;
-    let options = copy::TransferOptions::default();
     let session = copy::copy_points(&selection, &source?, &target?, &options, progress)?;
     Ok(tell_session(&session))
 }

@@ -89,7 +89,11 @@ fn line(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<StatsLine> 
         .flat_map(|backup| contents.points_of(backup.id))
         .map(|point| point.record.tree);
     let (points, entries, bytes) = trees.fold((0, 0, 0u64), |(points, entries, bytes), tree| {
-        (points + 1, entries + tree.entries, bytes + tree.bytes)
+        (
+            points + 1,
+            entries + tree.entries,
+            bytes.saturating_add(tree.bytes),
+        )
     });
     let segments = repository.segments();
     let (stored, packs) = stored(&catalog)?;

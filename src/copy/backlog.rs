@@ -7,7 +7,7 @@
 
 use crate::error::Result;
 use crate::id::{ChunkId, ObjectId};
-use crate::repository::{FrameSpan, Lane, Location};
+use crate::repository::{FRAME_CHUNKS_MAX, FrameSpan, Lane, Location};
 use std::collections::{HashMap, VecDeque};
 
 /// A wanted chunk of a unit.
@@ -44,7 +44,7 @@ impl Unit {
         u64::from(self.object_end() - self.object_begin())
     }
 
-    /// Sorts the chunks and tells whether they are all that the frames hold.
+    /// Sorts the chunks and tells whether they are all that the frames hold, and no more than a frame may hold.
     fn is_whole(&mut self) -> bool {
         self.chunks.sort_by_key(|chunk| chunk.offset);
         let mut at = self.spans[0].stream_begin;
@@ -53,7 +53,9 @@ impl Unit {
             at = at.wrapping_add(chunk.length);
             follows
         });
-        without_gap && at == self.spans[self.spans.len() - 1].stream_end
+        without_gap
+            && self.chunks.len() <= FRAME_CHUNKS_MAX
+            && at == self.spans[self.spans.len() - 1].stream_end
     }
 }
 

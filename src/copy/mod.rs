@@ -18,4 +18,4 @@ pub use session::{
     FAILED_PARTS_MAX, FailedPart, Outcome, Party, SessionCounters, SessionPoint, SessionRecord,
     SessionState, sessions,
 };
-pub use transfer::{Failure, Transfer, TransferOptions, TransferReport};
+pub use transfer::{Failure, Transfer, TransferOptions, TransferReport, WORKERS_MAX};

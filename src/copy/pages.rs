@@ -7,13 +7,10 @@
 use super::transfer::Transfer;
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
-use crate::point::{Child, Content, ContentPage, DirectoryPage, File, Trees};
+use crate::point::{Child, Content, ContentPage, DirectoryPage, File, PAGE_LEVELS_MAX, Trees};
 use crate::repository::decode;
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// More levels of pages than any sequence of 2⁶⁴ items needs: deeper ones are hostile.
-const DEPTH_MAX: usize = 16;
 
 /// A page of a base, and where it begins.
 #[derive(Clone, Debug)]
@@ -179,7 +176,7 @@ fn content_page(
     {
         return Ok(());
     }
-    if depth >= DEPTH_MAX {
+    if depth >= PAGE_LEVELS_MAX {
         let message = "pages of a file lie deeper than any that keepfs writes";
         return Err(Error::new(Kind::Damaged, message));
     }

@@ -10,16 +10,13 @@ use super::pages::{self, Beside, Level, Place};
 use super::transfer::Transfer;
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
-use crate::point::{Child, Content, DirectoryPage, Entry, File, PointRecord, Tree, Trees};
+use crate::point::{
+    Child, Content, DirectoryPage, Entry, File, PAGE_LEVELS_MAX, PointRecord, Tree, Trees,
+};
 use crate::progress::Progress;
 use crate::repository::Lane;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// Pages of a directory lie no deeper; deeper ones are hostile.
-const PAGE_DEPTH_MAX: usize = 16;
-/// Directories lie no deeper: a path of 4096 bytes has at most 2048 names, and mounts within mounts may add to it.
-const DIRECTORY_DEPTH_MAX: usize = 65_536;
 
 /// Something that could not be copied.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,8 +76,8 @@ pub(super) fn name_failed(
 
 /// A directory that is being walked, and the directories of the same path in the bases.
 struct Directory {
-    path: Vec<u8>,
-    depth: usize,
+    /// Length of its path.
+    length: usize,
     bases: Vec<Base>,
 }
 
@@ -99,6 +96,8 @@ struct Walk<'a> {
     transfer: &'a Transfer,
     task: Task<'a>,
     open: Vec<Open>,
+    /// Path of the entry, or of the directory, that is being looked at.
+    path: Vec<u8>,
     /// No page was found damaged.
     sound: bool,
 }
@@ -109,41 +108,43 @@ impl<'a> Walk<'a> {
             transfer,
             task,
             open: Vec::new(),
+            path: Vec::new(),
             sound: true,
         }
     }
 
     fn point(&mut self, record: &PointRecord, bases: &[Base]) -> Result<()> {
         let top = Directory {
-            path: Vec::new(),
-            depth: 0,
+            length: 0,
             bases: bases.to_vec(),
         };
         self.directory(top, &record.tree)?;
         while let Some(open) = self.open.last_mut() {
             let number = open.next;
             open.next += 1;
+            self.path.truncate(open.directory.length);
             self.step(number)?;
         }
+        self.path.clear();
         self.side(record)
     }
 
     /// A page that cannot be read is noted and passed over; other failures end the walk.
-    fn tolerate(&mut self, path: &[u8], result: Result<()>) -> Result<()> {
+    fn tolerate(&mut self, result: Result<()>) -> Result<()> {
         match result {
             Err(error) if error.kind() == Kind::Damaged => {
                 self.sound = false;
-                self.note(path, error.message());
+                self.note(error.message());
                 Ok(())
             }
             other => other,
         }
     }
 
-    fn note(&mut self, path: &[u8], reason: &str) {
+    fn note(&mut self, reason: &str) {
         if let Task::Name(failed) = &mut self.task {
             failed.insert(Failed {
-                path: path.to_vec(),
+                path: self.path.clone(),
                 reason: reason.to_owned(),
             });
         }
@@ -192,15 +193,15 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         self.go_on()?;
         let read = || {
-            if depth > PAGE_DEPTH_MAX || directory.depth > DIRECTORY_DEPTH_MAX {
-                let message = "directories lie deeper than any that keepfs writes";
+            if depth >= PAGE_LEVELS_MAX {
+                let message = "pages of a directory lie deeper than any that keepfs writes";
                 return Err(Error::new(Kind::Damaged, message));
             }
             DirectoryPage::decode(&self.transfer.page(id)?)
         };
         let page = match read() {
             Ok(page) => page,
-            Err(error) => return self.tolerate(&directory.path.clone(), Err(error)),
+            Err(error) => return self.tolerate(Err(error)),
         };
         let below = match page {
             DirectoryPage::Inner(_) => bases,
@@ -243,11 +244,10 @@ impl<'a> Walk<'a> {
     }
 
     fn entry(&mut self, directory: &Directory, entry: &Entry) -> Result<()> {
-        let mut path = directory.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
+        if !self.path.is_empty() {
+            self.path.push(b'/');
         }
-        path.extend(&entry.name);
+        self.path.extend(&entry.name);
         self.done(1, entry.file().map_or(0, |file| file.size));
         if let Some(tree) = entry.tree() {
             let bases = same_names(directory, entry)?
@@ -257,25 +257,18 @@ impl<'a> Walk<'a> {
                     Some(Base { trees, tree })
                 });
             let below = Directory {
-                path,
-                depth: directory.depth + 1,
+                length: self.path.len(),
                 bases: bases.collect(),
             };
             return self.directory(below, tree);
         }
         match entry.file() {
-            Some(file) => self.file(directory, &path, entry, file),
+            Some(file) => self.file(directory, entry, file),
             None => Ok(()),
         }
     }
 
-    fn file(
-        &mut self,
-        directory: &Directory,
-        path: &[u8],
-        entry: &Entry,
-        file: &File,
-    ) -> Result<()> {
+    fn file(&mut self, directory: &Directory, entry: &Entry, file: &File) -> Result<()> {
         // A few chunks are asked for sooner than a page of a base is read; many are not.
         let bases: Vec<_> = match file.content {
             Content::Pages(_) => same_names(directory, entry)?
@@ -301,9 +294,9 @@ impl<'a> Walk<'a> {
             }),
         };
         if let Some(reason) = missing {
-            self.note(path, &reason);
+            self.note(&reason);
         }
-        self.tolerate(path, result)
+        self.tolerate(result)
     }
 
     /// The side table: its chunks lie with the trees.
@@ -321,7 +314,7 @@ impl<'a> Walk<'a> {
             transfer.page(&id).map(|_| ())
         });
         let result = result.map_err(|error| error.context("its side table"));
-        self.tolerate(&[], result)
+        self.tolerate(result)
     }
 }
 

@@ -12,7 +12,7 @@ use super::session::{
 use super::transfer::{Transfer, TransferOptions, TransferReport};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
-use crate::point::{Catalog, Draft, Origin, Point, Trees};
+use crate::point::{Catalog, Contents, Draft, Origin, Point, Trees};
 use crate::progress::Progress;
 use crate::repository::{Repository, Writer};
 use crate::store::names::Name;
@@ -80,7 +80,6 @@ pub fn copy_points(
     options: &TransferOptions,
     progress: &Progress,
 ) -> Result<SessionReport> {
-    target.repository().refresh_index()?;
     let steps = plan(
         selection,
         &*source.catalog.refresh()?,
@@ -122,11 +121,15 @@ pub fn copy_point(
         into: backup.to_vec(),
         verdict: Verdict::Copy,
     };
-    let result = copying.bring(0, &step).and_then(|()| copying.settle());
+    let mut settled = None;
+    let result = copying
+        .bring(0, &step)
+        .and_then(|()| copying.settle(|one| settled = Some(one)));
     if result.is_err() {
         copying.save();
     }
-    let settled = result?.pop().expect("one point was brought");
+    result?;
+    let settled = settled.expect("one point was brought");
     Ok(PointReport {
         outcome: settled.outcome,
         point: settled.point,
@@ -142,8 +145,10 @@ fn expect(progress: &Progress, steps: &[Step]) {
             .filter(|step| step.verdict == Verdict::Copy)
             .map(|step| step.point.record.tree)
     };
+    // What holes claim may be more than a number holds.
     let entries = to_copy().map(|tree| tree.entries).sum();
-    progress.expect(entries, to_copy().map(|tree| tree.bytes).sum());
+    let bytes = to_copy().fold(0, |sum: u64, tree| sum.saturating_add(tree.bytes));
+    progress.expect(entries, bytes);
 }
 
 fn session_point(step: &Step) -> SessionPoint {
@@ -254,6 +259,8 @@ struct Copying<'a> {
     progress: &'a Progress,
     transfer: Transfer,
     pending: Vec<Pending>,
+    /// The target's points at the beginning, if every chunk they refer to was hashed there or came from this source.
+    trusted: Option<Arc<Contents>>,
     /// Data that had moved when records were written last, bytes.
     settled_bytes: u64,
 }
@@ -267,12 +274,17 @@ impl<'a> Copying<'a> {
     ) -> Result<Self> {
         let origin = source.repository().id();
         let writer = Arc::new(Writer::new(target.repository().clone(), Some(origin))?);
+        // In this order: whatever these points refer to was in the index before them.
+        let points = target.catalog.contents();
+        target.repository().refresh_index()?;
+        let trusted = all_trusted(target.repository(), origin)?.then_some(points);
         Ok(Self {
             source,
             target,
             progress,
             transfer: Transfer::new(source.trees.clone(), writer, options),
             pending: Vec::new(),
+            trusted,
             settled_bytes: 0,
         })
     }
@@ -284,11 +296,10 @@ impl<'a> Copying<'a> {
             }
             self.bring(number, step)?;
             if self.due() {
-                note(record, self.settle()?);
+                self.settle(|settled| note(record, settled))?;
             }
         }
-        note(record, self.settle()?);
-        Ok(())
+        self.settle(|settled| note(record, settled))
     }
 
     fn due(&self) -> bool {
@@ -317,7 +328,9 @@ impl<'a> Copying<'a> {
     }
 
     /// The complete point of the target's backup that is most like this one: the newest that is not younger. Its
-    /// contents were hashed in the target, or came from this source: contents that came unhashed from elsewhere are not believed.
+    /// contents were hashed in the target, or came from this source: contents that came unhashed from elsewhere are not
+    /// believed. A point that was not copied may refer to such contents, too: links through a mount and files that a
+    /// backup finds unchanged take over what another point has.
     fn complete_bases(&self, step: &Step) -> Vec<Base> {
         let contents = self.target.catalog.contents();
         let Some(backup) = contents.backups.get(&step.into) else {
@@ -327,11 +340,9 @@ impl<'a> Copying<'a> {
         let time = step.point.record.time;
         contents
             .points_of(backup.id)
-            .filter(|point| {
-                let origin = &point.record.origin;
-                origin
-                    .as_ref()
-                    .is_none_or(|origin| origin.repository == source)
+            .filter(|point| match &point.record.origin {
+                Some(origin) => origin.repository == source,
+                None => self.is_trusted(step, point),
             })
             .max_by_key(|point| (point.record.time <= time, point.record.time))
             .map(|point| Base {
@@ -342,31 +353,49 @@ impl<'a> Copying<'a> {
             .collect()
     }
 
-    /// Makes everything durable, then commits the pending points that have arrived whole.
-    fn settle(&mut self) -> Result<Vec<Settled>> {
+    /// Whether this point of the target's own was seen to refer only to what is believed.
+    fn is_trusted(&self, step: &Step, point: &Point) -> bool {
+        let contents = self.trusted.as_ref();
+        contents
+            .and_then(|contents| contents.point(&step.into, point.name()))
+            .is_some_and(|known| (known.id, known.generation) == (point.id, point.generation))
+    }
+
+    /// Makes everything durable, then commits the pending points that have arrived whole. Tells of each at once: it
+    /// stays what it is when a later one fails.
+    fn settle(&mut self, mut tell: impl FnMut(Settled)) -> Result<()> {
         if self.pending.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let report = self.transfer.finish()?;
+        let report = self.transfer.finish_what_can()?;
         self.settled_bytes = report.data_bytes;
         let clean = report.failures.is_empty();
-        let pending = std::mem::take(&mut self.pending);
-        let settled: Result<Vec<_>> = pending
-            .into_iter()
-            .map(|pending| self.settle_one(pending, clean))
-            .collect();
-        self.target.repository().merge_index()?;
-        settled
+        for pending in std::mem::take(&mut self.pending) {
+            tell(self.settle_one(pending, clean)?);
+        }
+        // The points are there; the index only answers faster when it is merged.
+        if let Err(error) = self.target.repository().merge_index() {
+            tracing::warn!("the index was not merged: {error}");
+        }
+        Ok(())
     }
 
     fn settle_one(&self, pending: Pending, clean: bool) -> Result<Settled> {
         let Pending { number, step, .. } = &pending;
         let record = &step.point.record;
-        let failed = if clean && pending.sound {
-            Vec::new()
-        } else {
-            point::name_failed(&self.transfer, record, &pending.bases)?
-        };
+        let whole = clean && pending.sound;
+        let mut failed = Vec::new();
+        if !whole {
+            failed = point::name_failed(&self.transfer, record, &pending.bases)?;
+        }
+        if !pending.sound && failed.is_empty() {
+            // The page can be read now. What lies below it was never asked for.
+            failed.push(Failed {
+                path: Vec::new(),
+                reason: "a page of its trees could not be read at first; run the copy again"
+                    .to_owned(),
+            });
+        }
         let (outcome, point) = match failed.is_empty() {
             true => self.commit(step)?,
             false => (Outcome::Failed, None),
@@ -429,20 +458,30 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// Puts down what became of points.
-fn note(record: &mut SessionRecord, settled: Vec<Settled>) {
-    for one in settled {
-        let point = &mut record.points[one.number];
-        point.outcome = one.outcome;
-        let (backup, name) = (point.backup.clone(), point.name.clone());
-        for failed in one.failed {
-            record.add_failed(FailedPart {
-                backup: backup.clone(),
-                point: name.clone(),
-                path: failed.path,
-                reason: failed.reason,
-                attempts: 1,
-            });
+/// Whether all packs of a repository were hashed there or came from `origin`.
+fn all_trusted(repository: &Repository, origin: ObjectId) -> Result<bool> {
+    for segment in repository.segments().iter() {
+        for number in 0..segment.pack_count() {
+            if ![ObjectId::default(), origin].contains(&segment.pack(number)?.origin) {
+                return Ok(false);
+            }
         }
+    }
+    Ok(true)
+}
+
+/// Puts down what became of a point.
+fn note(record: &mut SessionRecord, settled: Settled) {
+    let point = &mut record.points[settled.number];
+    point.outcome = settled.outcome;
+    let (backup, name) = (point.backup.clone(), point.name.clone());
+    for failed in settled.failed {
+        record.add_failed(FailedPart {
+            backup: backup.clone(),
+            point: name.clone(),
+            path: failed.path,
+            reason: failed.reason,
+            attempts: 1,
+        });
     }
 }

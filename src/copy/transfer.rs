@@ -34,7 +34,8 @@ const SEGMENTS_MAX: usize = 64;
 /// How a [`Transfer`] works.
 #[derive(Clone, Copy, Debug)]
 pub struct TransferOptions {
-    /// Threads that read, decrypt and append; for a store behind a network more than there are cores.
+    /// Threads that read, decrypt and append, at most [`WORKERS_MAX`]; for a store behind a network more than there are
+    /// cores.
     pub workers: usize,
     /// Chunks that may wait for the rest of their frame, before the oldest frames are cut.
     pub waiting_max: usize,
@@ -42,8 +43,9 @@ pub struct TransferOptions {
     pub recompress: bool,
 }
 
-/// Workers for a store behind a network, where they mostly wait.
-const WORKERS_REMOTE: usize = 8;
+/// More workers would need shorter jobs, or more memory: two buffers of 2 MiB for each are the 32 MiB that jobs may take.
+/// All of them work when a store is behind a network, where they mostly wait.
+pub const WORKERS_MAX: usize = (JOBS_BYTES / 2 / JOB_BYTES_MIN) as usize;
 
 impl TransferOptions {
     /// What suits these two repositories: more workers when one of them is behind a network.
@@ -51,7 +53,7 @@ impl TransferOptions {
         let remote = |repository: &Repository| repository.location().contains("://");
         let mut options = Self::default();
         if remote(source) || remote(target) {
-            options.workers = options.workers.max(WORKERS_REMOTE);
+            options.workers = WORKERS_MAX;
         }
         options
     }
@@ -61,7 +63,7 @@ impl Default for TransferOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            workers: cores.max(2),
+            workers: cores.clamp(2, WORKERS_MAX),
             waiting_max: 200_000,
             recompress: false,
         }
@@ -155,7 +157,7 @@ impl std::fmt::Debug for Transfer {
 impl Transfer {
     /// A transfer from the repository of `source` to that of `writer`, whose origin must be the source's id.
     pub fn new(source: Arc<Trees>, writer: Arc<Writer>, options: TransferOptions) -> Self {
-        let workers = options.workers.max(1);
+        let workers = options.workers.clamp(1, WORKERS_MAX);
         let memory = writer.repository().local().transfer_bytes();
         let jobs_bytes = JOBS_BYTES.min(memory);
         let limits = Limits {
@@ -289,9 +291,29 @@ impl Transfer {
         self.shared.counters.data_bytes.load(Relaxed)
     }
 
-    /// Returns when everything wanted so far is durable in the target and in its index, or is among the report's
-    /// failures. May be called again and again; counts go on. Fails when the transfer has stopped for good.
+    /// Returns when everything wanted so far is durable in the target and in its index. May be called again and again;
+    /// counts go on. Fails with `Damaged` when the source could not give a chunk that was wanted at any time, and as
+    /// [`Self::finish_what_can`] does.
     pub fn finish(&self) -> Result<TransferReport> {
+        let report = self.finish_what_can()?;
+        match report.failures.iter().min_by_key(|failure| failure.chunk) {
+            None => Ok(report),
+            Some(first) => Err(Error::new(
+                Kind::Damaged,
+                format!(
+                    "{} chunks cannot be copied from {}; one is {}: {}",
+                    report.failures.len(),
+                    self.shared.repository().location(),
+                    first.chunk,
+                    first.message
+                ),
+            )),
+        }
+    }
+
+    /// As [`Self::finish`], for a caller that looks at the report's failures and leaves out what needs them: what the
+    /// source could not give is only there. Fails when the transfer has stopped for good.
+    pub fn finish_what_can(&self) -> Result<TransferReport> {
         let upto = {
             let mut backlog = self.backlog.lock();
             for job in backlog.drain() {
@@ -303,7 +325,7 @@ impl Transfer {
         self.looked.store(false, Relaxed);
         self.shared.go_on()?;
         self.shared.writer.flush()?;
-        self.shared.merge_segments()?;
+        self.shared.merge_segments();
         Ok(self.report())
     }
 
@@ -423,12 +445,14 @@ impl Shared {
         }
     }
 
-    fn merge_segments(&self) -> Result<()> {
+    /// Lookups are only slower when this fails.
+    fn merge_segments(&self) {
         let target = self.writer.repository();
-        if target.segments().len() > SEGMENTS_MAX {
-            target.merge_index()?;
+        if target.segments().len() > SEGMENTS_MAX
+            && let Err(error) = target.merge_index()
+        {
+            tracing::warn!("the index was not merged: {error}");
         }
-        Ok(())
     }
 
     fn work(&self, jobs: &Receiver<(Job, Ticket)>) {
@@ -538,7 +562,8 @@ impl Shared {
             self.writer.put_moved(payloads, chunks)?;
             self.counters.chunks_moved.fetch_add(count, Relaxed);
         }
-        self.merge_segments()
+        self.merge_segments();
+        Ok(())
     }
 
     /// Decompresses units, and puts the wanted chunks into frames of the target's own.
@@ -586,4 +611,16 @@ fn other_content(unit: &Unit, id: &ChunkId) -> Error {
         unit.location.pack.id
     );
     Error::new(Kind::Damaged, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_jobs_of_all_workers_are_the_memory_that_is_promised() {
+        assert_eq!(WORKERS_MAX, 8);
+        assert!(TransferOptions::default().workers <= WORKERS_MAX);
+        assert!(2 * JOB_BYTES_MIN * WORKERS_MAX as u64 <= JOBS_BYTES);
+    }
 }

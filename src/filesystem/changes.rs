@@ -15,6 +15,7 @@ use crate::clock::Time;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
 use crate::point::BackupRecord;
+use crate::source::XATTRS_BYTES_MAX;
 use std::sync::Arc;
 
 /// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
@@ -520,9 +521,15 @@ impl FileSystem {
         let What::Open(open, number) = &node.what else {
             return self.set_directory_acl(&node, name, value, caller);
         };
-        let there = open.node(*number, |node| {
-            node.xattrs.iter().any(|known| known.0 == name)
+        let (there, others) = open.node(*number, |node| {
+            let others = node.xattrs.iter().filter(|known| known.0 != name);
+            let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+            (node.xattrs.iter().any(|known| known.0 == name), bytes)
         })?;
+        if others + name.len() + value.len() > XATTRS_BYTES_MAX {
+            let message = "an entry can have 1 MiB of extended attributes; remove others first";
+            return Err(self.noted(&node, Error::new(Kind::Full, message).into()));
+        }
         match flags {
             XATTR_CREATE if there => return Err(Rule::Exists.into()),
             XATTR_REPLACE if !there => return Err(Rule::NoAttribute.into()),

@@ -179,7 +179,7 @@ fn add(runs: &mut Vec<(Location, Vec<FrameSpan>)>, location: &Location, frame: F
 
 /// Packs whose last reads of small files are remembered.
 const PACKS_MAX: usize = 8;
-/// Frames of small files that are fetched ahead, each some 2 MiB of files.
+/// Frames of small files that are fetched ahead, each some 1 MiB of files.
 const FRAMES_AHEAD: u32 = 4;
 
 /// Small files that are opened in the order they were stored in: the next frames are theirs.

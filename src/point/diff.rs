@@ -3,6 +3,7 @@
 use super::entry::{Content, Entry, Extent, File, Node, Tree};
 use super::tree::{Entries, Trees};
 use crate::error::Result;
+use std::cmp::Ordering;
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -40,23 +41,59 @@ pub fn diff(
     second: (&Arc<Trees>, &Tree),
     tell: &mut dyn FnMut(Difference) -> Result<()>,
 ) -> Result<()> {
-    Differ {
+    let mut differ = Differ {
         first: first.0,
         second: second.0,
+        open: Vec::new(),
         tell,
-    }
-    .directories(first.1, second.1, &mut Vec::new())
+    };
+    differ.enter(Some(*first.1), Some(*second.1), 0);
+    differ.run()
 }
 
 struct Differ<'a> {
     first: &'a Arc<Trees>,
     second: &'a Arc<Trees>,
+    /// The directories on the way down; a stack of calls would be too small for deep trees.
+    open: Vec<Level>,
     tell: &'a mut dyn FnMut(Difference) -> Result<()>,
 }
 
 type Side = Peekable<Entries>;
 
-fn next_name(side: &mut Side) -> Result<Option<Vec<u8>>> {
+/// Two directories of the same path, or the one that only one tree has.
+struct Level {
+    ones: Option<Side>,
+    twos: Option<Side>,
+    /// Length of its path.
+    length: usize,
+}
+
+type Pair = (Option<Arc<Entry>>, Option<Arc<Entry>>);
+
+impl Level {
+    /// What the two have of the next name; none at the end.
+    fn next(&mut self) -> Result<Option<Pair>> {
+        let order = match (next_name(&mut self.ones)?, next_name(&mut self.twos)?) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(one), Some(two)) => one.cmp(&two),
+        };
+        let take = |side: &mut Option<Side>, has: bool| {
+            let side = side.as_mut().filter(|_| has);
+            side.and_then(Iterator::next).transpose()
+        };
+        let one = take(&mut self.ones, order.is_le())?;
+        let two = take(&mut self.twos, order.is_ge())?;
+        Ok(Some((one, two)))
+    }
+}
+
+fn next_name(side: &mut Option<Side>) -> Result<Option<Vec<u8>>> {
+    let Some(side) = side else {
+        return Ok(None);
+    };
     match side.next_if(Result::is_err) {
         Some(Err(error)) => Err(error),
         _ => Ok(side
@@ -67,108 +104,58 @@ fn next_name(side: &mut Side) -> Result<Option<Vec<u8>>> {
 }
 
 impl Differ<'_> {
-    fn directories(&mut self, first: &Tree, second: &Tree, path: &mut Vec<u8>) -> Result<()> {
-        if first.root == second.root {
-            return Ok(());
+    /// Goes into directories whose path has this length, unless they are the same.
+    fn enter(&mut self, one: Option<Tree>, two: Option<Tree>, length: usize) {
+        let root = |tree: &Option<Tree>| tree.map(|tree| tree.root);
+        if root(&one) != root(&two) {
+            self.open.push(Level {
+                ones: one.map(|tree| self.first.entries(&tree).peekable()),
+                twos: two.map(|tree| self.second.entries(&tree).peekable()),
+                length,
+            });
         }
-        let (mut ones, mut twos) = (
-            self.first.entries(first).peekable(),
-            self.second.entries(second).peekable(),
-        );
-        loop {
-            let names = (next_name(&mut ones)?, next_name(&mut twos)?);
-            let order = match &names {
-                (None, None) => return Ok(()),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(one), Some(two)) => one.cmp(two),
+    }
+
+    fn run(mut self) -> Result<()> {
+        let mut path = Vec::new();
+        while let Some(level) = self.open.last_mut() {
+            path.truncate(level.length);
+            let Some((one, two)) = level.next()? else {
+                self.open.pop();
+                continue;
             };
-            let one = if order.is_le() {
-                ones.next().transpose()?
-            } else {
-                None
-            };
-            let two = if order.is_ge() {
-                twos.next().transpose()?
-            } else {
-                None
-            };
-            let length = path.len();
-            if length > 0 {
+            if !path.is_empty() {
                 path.push(b'/');
             }
-            path.extend(
-                one.as_ref()
-                    .or(two.as_ref())
-                    .map(|entry| entry.name.as_slice())
-                    .unwrap_or_default(),
-            );
-            self.entries(one, two, path)?;
-            path.truncate(length);
+            let either = one.as_ref().or(two.as_ref());
+            path.extend(either.iter().flat_map(|entry| &entry.name));
+            self.entries(one, two, &path)?;
         }
+        Ok(())
     }
 
     fn entries(
         &mut self,
         one: Option<Arc<Entry>>,
         two: Option<Arc<Entry>>,
-        path: &mut Vec<u8>,
+        path: &[u8],
     ) -> Result<()> {
         let change = match (&one, &two) {
             (Some(one), Some(two)) => self.change(one, two)?,
             (None, _) => Some(Change::Added),
             (_, None) => Some(Change::Removed),
         };
-        let trees = (
-            one.as_ref().and_then(|entry| entry.tree().copied()),
-            two.as_ref().and_then(|entry| entry.tree().copied()),
-        );
+        let tree = |entry: &Option<Arc<Entry>>| entry.as_ref()?.tree().copied();
+        let trees = (tree(&one), tree(&two));
         if let Some(change) = change {
             (self.tell)(Difference {
-                path: path.clone(),
+                path: path.to_vec(),
                 change,
                 first: one,
                 second: two,
             })?;
         }
-        match trees {
-            (Some(one), Some(two)) => self.directories(&one, &two, path),
-            (Some(one), None) => self.all(self.first.clone(), &one, Change::Removed, path),
-            (None, Some(two)) => self.all(self.second.clone(), &two, Change::Added, path),
-            (None, None) => Ok(()),
-        }
-    }
-
-    /// Everything below a directory that only one side has.
-    fn all(
-        &mut self,
-        trees: Arc<Trees>,
-        tree: &Tree,
-        change: Change,
-        path: &mut Vec<u8>,
-    ) -> Result<()> {
-        for entry in trees.entries(tree) {
-            let entry = entry?;
-            let length = path.len();
-            path.push(b'/');
-            path.extend(&entry.name);
-            let below = entry.tree().copied();
-            let (first, second) = if change == Change::Removed {
-                (Some(entry), None)
-            } else {
-                (None, Some(entry))
-            };
-            (self.tell)(Difference {
-                path: path.clone(),
-                change,
-                first,
-                second,
-            })?;
-            if let Some(below) = below {
-                self.all(trees.clone(), &below, change, path)?;
-            }
-            path.truncate(length);
-        }
+        self.enter(trees.0, trees.1, path.len());
         Ok(())
     }
 

@@ -16,7 +16,8 @@ pub use catalog::{
 pub use diff::{Change, Difference, diff};
 pub use entry::{Attributes, Content, Entry, Extent, File, Node, Owner, Tree, Xattr};
 pub use page::{
-    Child, ContentPage, ContentWriter, DirectoryPage, DirectoryWriter, PageSink, is_name,
+    Child, ContentPage, ContentWriter, DirectoryPage, DirectoryWriter, PAGE_LEVELS_MAX, PageSink,
+    is_name,
 };
 pub use record::{
     BackupRecord, Catalogue, CatalogueEntry, Condemned, Lease, LeaseKind, Mark, Origin,

@@ -38,8 +38,9 @@ pub const LIST_PAGE: PageLimits = PageLimits {
 const PAGE_BYTES: usize = 1 << 20;
 /// A file with at most this many extents carries them in its entry.
 const INLINE_EXTENTS_MAX: usize = 32;
-/// More levels of pages than any sequence of 2⁶⁴ items needs: deeper ones are hostile.
-pub(crate) const DEPTH_MAX: usize = 16;
+/// Levels of pages of one directory or file, the root's included: more than any sequence of 2⁶⁴ items needs; deeper ones
+/// are hostile.
+pub const PAGE_LEVELS_MAX: usize = 16;
 
 /// How many items a page holds.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +222,11 @@ fn emit(sink: &mut dyn PageSink, bytes: &[u8]) -> Result<ChunkId> {
     Ok(id)
 }
 
+/// Sums of what three files say can be more than a number holds: a file of holes may claim 2⁶³ - 1 bytes.
+fn saturating_sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
 /// The levels of inner pages above a sequence of leaves.
 struct Levels {
     levels: Vec<Vec<Child>>,
@@ -252,7 +258,7 @@ impl Levels {
 
     fn close(&mut self, level: usize, sink: &mut dyn PageSink) -> Result<Child> {
         let children = std::mem::take(&mut self.levels[level]);
-        let sum = |of: fn(&Child) -> u64| children.iter().map(of).sum();
+        let sum = |of: fn(&Child) -> u64| saturating_sum(children.iter().map(of));
         let mut parent = Child {
             first: children[0].first.clone(),
             page: ChunkId([0; 32]),
@@ -335,13 +341,11 @@ impl DirectoryWriter {
         let entries = std::mem::take(&mut self.leaf);
         self.leaf_bytes = 0;
         let below = |entry: &Arc<Entry>| match &entry.node {
-            Node::Directory(tree) => (1 + tree.entries, tree.bytes),
+            Node::Directory(tree) => (tree.entries.saturating_add(1), tree.bytes),
             _ => (1, entry.file().map_or(0, |file| file.size)),
         };
-        let (count, bytes) = entries
-            .iter()
-            .map(below)
-            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let count = saturating_sum(entries.iter().map(|entry| below(entry).0));
+        let bytes = saturating_sum(entries.iter().map(|entry| below(entry).1));
         let first = entries
             .first()
             .map(|entry| entry.name.clone())
@@ -398,12 +402,12 @@ impl ContentWriter {
         if extent.length == 0 {
             return Ok(());
         }
-        self.size += extent.length;
+        self.size = self.size.saturating_add(extent.length);
         if let (None, Some(last)) = (
             extent.chunk,
             self.leaf.last_mut().filter(|last| last.chunk.is_none()),
         ) {
-            last.length += extent.length;
+            last.length = last.length.saturating_add(extent.length);
             return Ok(());
         }
         self.leaf.push(extent);
@@ -418,7 +422,7 @@ impl ContentWriter {
     fn close_leaf(&mut self, sink: &mut dyn PageSink) -> Result<()> {
         let extents = std::mem::take(&mut self.leaf);
         let own = extents.len() as u64;
-        let bytes = extents.iter().map(|extent| extent.length).sum();
+        let bytes = saturating_sum(extents.iter().map(|extent| extent.length));
         let page = emit(sink, &encode(&ContentPage::Leaf(extents)))?;
         let child = Child {
             first: Vec::new(),
@@ -449,5 +453,49 @@ impl ContentWriter {
             }
         };
         Ok((content, self.size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::File;
+    use super::*;
+
+    fn file(name: &str, size: u64) -> Arc<Entry> {
+        let file = File {
+            size,
+            ..File::empty()
+        };
+        Arc::new(Entry {
+            name: name.into(),
+            attributes: Attributes::default(),
+            node: Node::File(file),
+        })
+    }
+
+    #[test]
+    fn sizes_beyond_all_numbers_are_as_many_as_a_number_holds() {
+        let mut pages = 0;
+        let sink = &mut |_, _: &[u8]| {
+            pages += 1;
+            Ok(())
+        };
+        let mut directory = DirectoryWriter::default();
+        for number in 0..3000 {
+            let name = format!("{number:04}");
+            directory.push(file(&name, i64::MAX as u64), sink).unwrap();
+        }
+        let tree = directory.finish(sink).unwrap();
+        assert_eq!((tree.entries, tree.bytes), (3000, u64::MAX));
+        let mut content = ContentWriter::default();
+        for _ in 0..3 {
+            let hole = Extent {
+                length: i64::MAX as u64,
+                chunk: None,
+            };
+            content.push(hole, sink).unwrap();
+        }
+        assert_eq!(content.finish(sink).unwrap().1, u64::MAX);
+        assert!(pages > 3);
     }
 }

@@ -1,7 +1,7 @@
 //! Reading trees: pages by id, through a small cache of decoded pages.
 
 use super::entry::{Content, Entry, Extent, File, Tree};
-use super::page::{Child, ContentPage, DEPTH_MAX, DirectoryPage};
+use super::page::{Child, ContentPage, DirectoryPage, PAGE_LEVELS_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::repository::{Repository, decode};
@@ -73,7 +73,7 @@ impl Trees {
     /// The entry of this name in a directory.
     pub fn lookup(&self, tree: &Tree, name: &[u8]) -> Result<Option<Arc<Entry>>> {
         let mut id = tree.root;
-        for _ in 0..DEPTH_MAX {
+        for _ in 0..PAGE_LEVELS_MAX {
             match &*self.directory_page(&id)? {
                 DirectoryPage::Leaf(entries) => {
                     let place = entries.binary_search_by(|entry| entry.name.as_slice().cmp(name));
@@ -160,7 +160,7 @@ pub struct Entries {
 impl Entries {
     fn descend(&mut self, mut id: ChunkId, mut skip: u64) -> Result<()> {
         loop {
-            if self.stack.len() >= DEPTH_MAX {
+            if self.stack.len() >= PAGE_LEVELS_MAX {
                 return Err(too_deep());
             }
             let page = self.trees.directory_page(&id)?;
@@ -283,7 +283,7 @@ pub struct Extents {
 impl Extents {
     fn descend(&mut self, mut id: ChunkId, mut base: u64, offset: u64) -> Result<()> {
         loop {
-            if self.stack.len() >= DEPTH_MAX {
+            if self.stack.len() >= PAGE_LEVELS_MAX {
                 return Err(too_deep());
             }
             let page = self.trees.content_page(&id)?;

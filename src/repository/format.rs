@@ -113,7 +113,7 @@
 //!
 //! # What is measured
 //!
-//! The default limits of cutting (128 KiB, 512 KiB, 2 MiB), the pieces of 256 KiB, their blocks of 64 KiB, groups, and the
+//! The default limits of cutting (128 KiB, 512 KiB, 2 MiB), the pieces of 256 KiB, their blocks of 64 KiB, groups of 1 MiB, and the
 //! lengths of pages are constants of the writer, not promises of the format: a reader takes what it finds, up to 8 MiB
 //! for a chunk or frame and 16 levels of pages.
 //!

@@ -21,8 +21,9 @@ pub use header::Header;
 pub use index::Location;
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
 pub use pack::{
-    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES as PACK_HEADER_BYTES, PackFacts,
-    PackReader, Payload, TRAILER_BYTES, Trailer, decompress,
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, FrameSpan,
+    HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,
+    decompress,
 };
 pub use segment::{ChunkEntry, PackEntry, Segment};
 pub use writer::{GROUP_BYTES, Lane, PIECE_BYTES, Writer, Written};
@@ -144,11 +145,8 @@ impl Settings {
             return Err(Error::new(Kind::Invalid, message));
         }
         let cut = self.cut;
-        let sound = cut.min >= 64
-            && cut.min <= cut.average
-            && cut.average <= cut.max
-            && cut.average.is_power_of_two();
-        if !sound || cut.max as usize > CHUNK_BYTES_MAX {
+        Cutting::by_content(&self.seed, cut.min, cut.average, cut.max)?;
+        if cut.max as usize > CHUNK_BYTES_MAX {
             return Err(Error::new(
                 Kind::Invalid,
                 "the repository's limits for cutting contradict each other",

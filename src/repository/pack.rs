@@ -46,6 +46,11 @@ pub const FRAME_BYTES_MAX: usize = 8 << 20;
 pub(crate) const STREAM_BYTES_MAX: u64 = 3 << 30;
 /// A zstd frame's header has at most so many bytes.
 const ZSTD_HEADER_BYTES: usize = 18;
+/// A pack is closed when it holds so many chunks: its directory has some 9 MiB then, a seventh of what a reader takes,
+/// and it is in memory as long as the pack is written, as those of the packs that are being finished are.
+pub(crate) const PACK_CHUNKS_MAX: usize = 256 << 10;
+/// A frame of more chunks is not made, and not moved: a pack with one more frame is far from a reader's limit.
+pub const FRAME_CHUNKS_MAX: usize = 64 << 10;
 /// A directory longer than this is hostile: 1 Mi chunks and 1 Mi frames.
 const DIRECTORY_BYTES_MAX: usize = 64 << 20;
 
@@ -187,6 +192,11 @@ impl PackBuilder {
     /// Bytes so far, without directory and trailer.
     pub(crate) fn object_bytes(&self) -> u64 {
         self.object_bytes
+    }
+
+    /// Chunks so far.
+    pub(crate) fn chunk_count(&self) -> usize {
+        self.chunks.len()
     }
 
     /// Plain bytes so far.

@@ -534,7 +534,8 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Every pack's frames must lie within the segment, ascend, and be of a length that a reader can hold.
+    /// Every pack's frames must lie within the segment. That they ascend and are of a length that a reader can hold is
+    /// checked when one is looked at: see [`Self::frame`].
     fn verify_packs(&self) -> Result<()> {
         for number in 0..self.counts.packs {
             let pack = self.pack(number)?;

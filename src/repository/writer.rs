@@ -2,7 +2,10 @@
 //! a chunk is in the index only when its pack is durable, and [`Writer::flush`] returns when both are.
 
 use super::Repository;
-use super::pack::{FRAME_BYTES_MAX, PackBuilder, PackFacts, Payload, STREAM_BYTES_MAX};
+use super::pack::{
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, PACK_CHUNKS_MAX, PackBuilder, PackFacts,
+    Payload, STREAM_BYTES_MAX,
+};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
@@ -46,6 +49,8 @@ const FINISHING_MAX: usize = 3;
 const UNPUBLISHED_PACKS_MAX: usize = 16;
 const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
 const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
+/// A window is also full when it holds so many chunks: what is noted of each takes 64 bytes.
+const WINDOW_CHUNKS_MAX: usize = WINDOW_BYTES / 64;
 const SHARDS: usize = 16;
 
 /// How a chunk is framed.
@@ -127,7 +132,7 @@ impl Window {
         for (_, id, range) in self.chunks {
             group.chunks.push((id, range.len() as u32));
             group.plain.extend_from_slice(&self.plain[range]);
-            if group.plain.len() >= GROUP_BYTES {
+            if group.plain.len() >= GROUP_BYTES || group.chunks.len() >= FRAME_CHUNKS_MAX {
                 groups.push_back(std::mem::take(&mut group));
             }
         }
@@ -227,20 +232,23 @@ impl Writer {
         self.shard(id).lock().remove(id);
     }
 
-    /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`.
+    /// Stores a chunk unless it is there; true when it is new. `id` must be the BLAKE3 of `content`. Fails with `TooBig`,
+    /// as all puts do, when it is longer than [`CHUNK_BYTES_MAX`]: no reader would take it.
     pub fn put(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<bool> {
+        require_chunk(content.len())?;
         let _put = self.puts.read();
         if !self.claim(&id)? {
             return Ok(false);
         }
-        self.store_claimed(lane, id, content)?;
+        self.or_fail(|| self.store_claimed(lane, id, content))?;
         Ok(true)
     }
 
     /// Stores a chunk that this caller has claimed.
     pub fn put_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
+        require_chunk(content.len())?;
         let _put = self.puts.read();
-        self.store_claimed(lane, id, content)
+        self.or_fail(|| self.store_claimed(lane, id, content))
     }
 
     fn store_claimed(&self, lane: Lane, id: ChunkId, content: &[u8]) -> Result<()> {
@@ -258,7 +266,12 @@ impl Writer {
     /// Stores chunks that follow each other in a file, those that are new together in one frame: blocks of an image
     /// compress better with their neighbours. Together they must not be longer than [`PIECE_BYTES`] or one chunk.
     pub fn put_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
+        require_chunk(chunks.iter().map(|(_, content)| content.len()).sum())?;
         let _put = self.puts.read();
+        self.or_fail(|| self.store_run(chunks))
+    }
+
+    fn store_run(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
         let mut group = Group::default();
         for (id, content) in chunks {
             if self.claim(id)? {
@@ -285,7 +298,9 @@ impl Writer {
         let full = {
             let mut window = self.window.lock();
             window.push(key, id, content);
-            (window.plain.len() >= self.window_bytes).then(|| std::mem::take(&mut *window))
+            let full =
+                window.plain.len() >= self.window_bytes || window.chunks.len() >= WINDOW_CHUNKS_MAX;
+            full.then(|| std::mem::take(&mut *window))
         };
         if let Some(window) = full {
             let groups = window.groups();
@@ -351,6 +366,9 @@ impl Writer {
     /// Appends frames that belong together, moved from another repository, with the chunks they hold; the caller
     /// has claimed those chunks.
     pub fn put_moved(&self, payloads: Vec<Payload>, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        for (_, length) in &chunks {
+            require_chunk(*length as usize)?;
+        }
         let _put = self.puts.read();
         self.written
             .frames_moved
@@ -358,7 +376,7 @@ impl Writer {
         self.written.chunks.fetch_add(chunks.len() as u64, Relaxed);
         let plain_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.1)).sum();
         self.written.plain_bytes.fetch_add(plain_bytes, Relaxed);
-        self.append(PackKind::Data, payloads, chunks)
+        self.or_fail(|| self.append(PackKind::Data, payloads, chunks))
     }
 
     /// Puts frames, which stay together, at the end of the open pack of their kind.
@@ -368,22 +386,12 @@ impl Writer {
         payloads: Vec<Payload>,
         chunks: Vec<(ChunkId, u32)>,
     ) -> Result<()> {
-        self.check_failed()?;
-        let result = self.append_to_pack(kind, payloads, chunks);
-        self.note_failure(result)
-    }
-
-    fn append_to_pack(
-        &self,
-        kind: PackKind,
-        payloads: Vec<Payload>,
-        chunks: Vec<(ChunkId, u32)>,
-    ) -> Result<()> {
         let full = {
             let mut open = self.pack(kind).lock();
-            let pack = match &mut *open {
+            // Until it is put back, a failure or a panic drops it: nothing may follow half a frame.
+            let mut pack = match open.take() {
                 Some(pack) => pack,
-                None => open.insert(self.open_pack(kind)?),
+                None => self.open_pack(kind)?,
             };
             for mut payload in payloads {
                 pack.builder.frame(&mut payload.bytes, payload.plain_bytes);
@@ -391,8 +399,14 @@ impl Writer {
             }
             pack.builder.chunks(chunks);
             let full = pack.builder.object_bytes() >= self.repository.settings().pack_bytes
+                || pack.builder.chunk_count() >= PACK_CHUNKS_MAX
                 || pack.builder.stream_bytes() + 2 * FRAME_BYTES_MAX as u64 > STREAM_BYTES_MAX;
-            if full { open.take() } else { None }
+            if full {
+                Some(pack)
+            } else {
+                *open = Some(pack);
+                None
+            }
         };
         full.map_or(Ok(()), |pack| self.finish_pack(kind, pack))
     }
@@ -439,7 +453,11 @@ impl Writer {
         };
         let oldest = {
             let mut finishing = self.finishing.lock();
-            finishing.push(std::thread::spawn(finish));
+            let thread = std::thread::Builder::new().spawn(finish);
+            finishing.push(
+                thread
+                    .map_err(|error| Error::io("starting a thread that finishes a pack", error))?,
+            );
             (finishing.len() > FINISHING_MAX).then(|| finishing.remove(0))
         };
         oldest.map_or(Ok(()), join)?;
@@ -473,9 +491,7 @@ impl Writer {
     /// was claimed apart from its put is its claimer's to wait for.
     pub fn flush(&self) -> Result<()> {
         let _alone = self.puts.write();
-        self.check_failed()?;
-        let result = self.flush_all();
-        self.note_failure(result)
+        self.or_fail(|| self.flush_all())
     }
 
     fn flush_all(&self) -> Result<()> {
@@ -495,14 +511,20 @@ impl Writer {
         self.publish_if(|packs| !packs.is_empty())
     }
 
-    /// After a failed write nothing more is written: what was claimed may be lost.
-    fn note_failure(&self, result: Result<()>) -> Result<()> {
+    /// Once this has failed or panicked nothing more is written: what was claimed may be lost.
+    fn or_fail(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.check_failed()?;
+        let unfinished = Unfinished(self);
+        let result = work();
+        std::mem::forget(unfinished);
         if let Err(error) = &result {
-            self.failed
-                .lock()
-                .get_or_insert((error.kind(), error.message().to_owned()));
+            self.note_failure(error.kind(), error.message());
         }
         result
+    }
+
+    fn note_failure(&self, kind: Kind, message: &str) {
+        self.failed.lock().get_or_insert((kind, message.to_owned()));
     }
 
     fn check_failed(&self) -> Result<()> {
@@ -536,6 +558,26 @@ fn zstd_frame(level: i32, plain: &[u8], block_bytes: usize) -> std::result::Resu
         }
         Ok(compressed)
     })
+}
+
+fn require_chunk(length: usize) -> Result<()> {
+    if length <= CHUNK_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "a piece of {length} bytes cannot be stored: no reader takes one of more than {CHUNK_BYTES_MAX}"
+    );
+    Err(Error::new(Kind::TooBig, message))
+}
+
+/// A write in hand: dropped only when it panicked.
+struct Unfinished<'a>(&'a Writer);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let message = "a thread that wrote to the repository stopped unexpectedly; run it again";
+        self.0.note_failure(Kind::Failed, message);
+    }
 }
 
 fn join(finishing: JoinHandle<Result<()>>) -> Result<()> {

@@ -114,7 +114,7 @@ impl Shared<'_> {
     fn restored(&self, bytes: u64) {
         let mut report = self.report.lock();
         report.entries += 1;
-        report.bytes += bytes;
+        report.bytes = report.bytes.saturating_add(bytes);
         drop(report);
         self.progress.done(1, bytes);
     }

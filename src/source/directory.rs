@@ -182,7 +182,7 @@ impl FileRef {
     }
 
     /// The extended attributes and ACLs that `rsync -AX` keeps, of a symlink its own. One call when there are none.
-    /// Needs `/proc`.
+    /// Needs `/proc`. Fails with `TooBig` when they are more than [`super::XATTRS_BYTES_MAX`].
     pub fn xattrs(&self) -> Result<Xattrs> {
         let Some(parent) = &self.parent else {
             return Ok(Xattrs::new());
@@ -194,6 +194,14 @@ impl FileRef {
         let path = CString::new(path).expect("neither part has a NUL");
         xattrs::read(&path).map_err(|error| {
             let path = self.path();
+            if error.raw_os_error() == Some(libc::E2BIG) {
+                let message = format!(
+                    "{} has more than {} KiB of extended attributes; they are left out",
+                    path.display(),
+                    xattrs::XATTRS_BYTES_MAX >> 10
+                );
+                return Error::new(Kind::TooBig, message);
+            }
             Error::io(
                 format!("cannot read the extended attributes of {}", path.display()),
                 error,

@@ -24,4 +24,4 @@ pub use extents::{Extent, Extents, extents};
 pub use files::{Entry, Event, Options, Problem, Walk};
 pub use metadata::{Metadata, Stamp, Type};
 pub use owners::OwnerNames;
-pub use xattrs::Xattrs;
+pub use xattrs::{XATTRS_BYTES_MAX, Xattrs};

@@ -10,6 +10,11 @@ pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 /// (`lustre.`, `ceph.`) that mean nothing elsewhere.
 const KEPT: [&[u8]; 4] = [b"user.", b"security.", b"trusted.", b"system.posix_acl_"];
 
+/// Bytes of names and values that one entry can have: they lie with the entry in a page of its directory, and no page
+/// of more than 8 MiB can be read. Linux takes 64 KiB for one value and for all names (XATTR_SIZE_MAX,
+/// XATTR_LIST_MAX); ext4 stores less for a file, but XFS and btrfs a value of that size for every name.
+pub const XATTRS_BYTES_MAX: usize = 1 << 20;
+
 /// keepfs's own facts are never part of what is backed up.
 const RESERVED: &[u8] = b"user.keepfs.";
 
@@ -17,10 +22,16 @@ const RESERVED: &[u8] = b"user.keepfs.";
 const BUFFER_BYTES: usize = 1024;
 
 /// The attributes of what is at `path`, itself and not what a symlink points to. Without attributes this is one call.
+/// More than [`XATTRS_BYTES_MAX`] of them fail with `E2BIG`.
 pub(super) fn read(path: &CStr) -> io::Result<Xattrs> {
     let mut found = Xattrs::new();
+    let mut bytes = 0;
     for name in names(path)? {
         if let Some(value) = value(path, &name)? {
+            bytes += name.count_bytes() + value.len();
+            if bytes > XATTRS_BYTES_MAX {
+                return Err(io::Error::from_raw_os_error(libc::E2BIG));
+            }
             found.push((name.into_bytes(), value));
         }
     }
@@ -149,6 +160,21 @@ mod tests {
         xattr::set(&file, "user.of", b"file").unwrap();
         xattr::set(&link, "trusted.of", b"link").unwrap();
         assert_eq!(of(&link), [(b"trusted.of".to_vec(), b"link".to_vec())]);
+    }
+
+    #[test]
+    fn more_than_a_page_of_a_tree_can_hold_are_refused() {
+        // Unlike most others this file system takes as many as one likes.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = CString::new(dir.path().as_os_str().as_bytes()).unwrap();
+        let value = vec![7; 65_536];
+        for index in 0..15 {
+            xattr::set(dir.path(), format!("trusted.{index}"), &value).unwrap();
+        }
+        assert_eq!(read(&path).unwrap().len(), 15);
+        xattr::set(dir.path(), "trusted.15", &value).unwrap();
+        let error = read(&path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
     }
 
     #[test]

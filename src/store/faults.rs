@@ -72,8 +72,30 @@ struct State {
     stop: Option<(u64, Stop)>,
     stopped: bool,
     failures: Option<(u64, Kind)>,
+    aimed: Option<Aimed>,
+    panics: Option<Verb>,
     flips: Vec<(String, u64)>,
     delay: Duration,
+}
+
+/// Some calls that fail.
+#[derive(Debug)]
+struct Aimed {
+    verbs: &'static [Verb],
+    prefix: String,
+    which: Range<u64>,
+    kind: Kind,
+    seen: u64,
+}
+
+impl Aimed {
+    fn hits(&mut self, verb: Verb, name: &str) -> bool {
+        if !self.verbs.contains(&verb) || !name.starts_with(&self.prefix) {
+            return false;
+        }
+        self.seen += 1;
+        self.which.contains(&(self.seen - 1))
+    }
 }
 
 /// What becomes of one operation.
@@ -127,6 +149,23 @@ impl FaultyStore {
     /// Fails the next `count` calls of any verb with `kind`; none of them happens.
     pub fn fail_next(&self, count: u64, kind: Kind) {
         self.state.lock().failures = Some((count, kind));
+    }
+
+    /// Makes the next call of `verb` panic.
+    pub fn panic_next(&self, verb: Verb) {
+        self.state.lock().panics = Some(verb);
+    }
+
+    /// Of the calls of these verbs on objects whose name starts with `prefix`, counted from 0 from now on, fails `which`
+    /// with `kind`; none of them happens.
+    pub fn fail_at(&self, verbs: &'static [Verb], prefix: &str, which: Range<u64>, kind: Kind) {
+        self.state.lock().aimed = Some(Aimed {
+            verbs,
+            prefix: prefix.to_owned(),
+            which,
+            kind,
+            seen: 0,
+        });
     }
 
     /// Flips the lowest bit of byte `at` of every object whose name starts with `prefix`, in all reads that reach it.
@@ -183,12 +222,23 @@ impl State {
             verb,
             name: name.to_owned(),
         });
+        if self.panics.take_if(|panics| *panics == verb).is_some() {
+            panic!("{name}: made to panic by a test");
+        }
         if self.stopped {
             return Err(stopped(name));
         }
         if let Some((count @ 1.., kind)) = &mut self.failures {
             *count -= 1;
             return Err(Error::new(*kind, format!("{name}: made to fail by a test")));
+        }
+        if let Some(aimed) = &mut self.aimed
+            && aimed.hits(verb, name)
+        {
+            return Err(Error::new(
+                aimed.kind,
+                format!("{name}: made to fail by a test"),
+            ));
         }
         let Some((left, stop)) = self.stop.as_mut().filter(|_| verb.mutates()) else {
             return Ok(Fate::Happens);

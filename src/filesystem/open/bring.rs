@@ -4,7 +4,7 @@ use super::content::SourceFile;
 use crate::copy::{Transfer, TransferOptions};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
-use crate::point::Trees;
+use crate::point::{Content, Trees};
 use crate::repository::{Lane, Repository, Writer};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 const WAITING_MAX: usize = 1024;
 
 enum Task {
-    Want(Arc<SourceFile>),
+    Want(Arc<SourceFile>, Lane),
     /// Everything wanted before is to be durable; then this is told.
     Finish(Sender<()>),
 }
@@ -69,11 +69,20 @@ impl Bringer {
         self.shared.transfers.lock().clear();
     }
 
-    /// Brings a file's chunks soon; waits while too many wait.
+    /// Brings the chunks of a file of unknown name soon; waits while too many wait.
     pub(super) fn want(&self, source: &Arc<SourceFile>) {
+        self.want_named(source, b"");
+    }
+
+    /// Brings a file's chunks soon, a small file's together with those of similar names; waits while too many wait.
+    pub(super) fn want_named(&self, source: &Arc<SourceFile>, name: &[u8]) {
         if source.repository != self.shared.target.id() {
+            let lane = match source.file.content {
+                Content::One(_) => Lane::of_name(name),
+                _ => Lane::Alone,
+            };
             // The thread lives as long as the sender.
-            let _ = self.tasks().send(Task::Want(source.clone()));
+            let _ = self.tasks().send(Task::Want(source.clone(), lane));
         }
     }
 
@@ -101,7 +110,8 @@ impl Shared {
             return Ok(transfer.clone());
         }
         let writer = Arc::new(Writer::new(self.target.clone(), Some(id))?);
-        let transfer = Transfer::new(source.clone(), writer, TransferOptions::default());
+        let options = TransferOptions::between(source.repository(), &self.target);
+        let transfer = Transfer::new(source.clone(), writer, options);
         let transfer = Arc::new(transfer);
         transfers.insert(id, transfer.clone());
         Ok(transfer)
@@ -110,7 +120,7 @@ impl Shared {
     fn work(&self, waiting: &Receiver<Task>) {
         for task in waiting {
             let result = match &task {
-                Task::Want(source) => self.want(source),
+                Task::Want(source, lane) => self.want(source, *lane),
                 Task::Finish(_done) => self.finish(),
             };
             if let Err(error) = result {
@@ -124,24 +134,15 @@ impl Shared {
         }
     }
 
-    fn want(&self, source: &SourceFile) -> Result<()> {
+    fn want(&self, source: &SourceFile, lane: Lane) -> Result<()> {
         self.transfer(source.trees()?)?
-            .want_file(&source.file, Lane::of_name(b""))
+            .want_file(&source.file, lane)
     }
 
     fn finish(&self) -> Result<()> {
         let transfers: Vec<_> = self.transfers.lock().values().cloned().collect();
         for transfer in transfers {
-            let report = transfer.finish()?;
-            if let Some(failure) = report.failures.first() {
-                let message = format!(
-                    "{} chunks cannot be copied; the first is {}: {}",
-                    report.failures.len(),
-                    failure.chunk,
-                    failure.message
-                );
-                return Err(Error::new(Kind::Damaged, message));
-            }
+            transfer.finish()?;
         }
         Ok(())
     }

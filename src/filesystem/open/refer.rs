@@ -45,6 +45,7 @@ impl OpenPoint {
         (point, file, offset): (&Arc<CompletePoint>, &File, u64),
         path: Option<Vec<Vec<u8>>>,
     ) -> Answer<()> {
+        let name = path.as_ref().and_then(|path| path.last().cloned());
         let source = {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
@@ -63,7 +64,7 @@ impl OpenPoint {
             source
         };
         // Outside the lock: this waits while the transfer is far behind.
-        self.bringer.want(&source);
+        self.bringer.want_named(&source, &name.unwrap_or_default());
         Ok(())
     }
 
