@@ -3,6 +3,7 @@
 mod backup;
 mod bad_input;
 mod broken_copies;
+mod catalog;
 mod cli;
 mod copy;
 mod copy_costs;

@@ -98,7 +98,8 @@ struct State {
     records: HashMap<(ObjectId, u64), Arc<Point>>,
     catalogues: HashSet<ObjectId>,
     covered: HashSet<(ObjectId, u64)>,
-    trash: HashMap<(ObjectId, u64), bool>,
+    /// Of each point that was ever forgotten, the number of its newest record in the trash, and whether that hides it.
+    trash: HashMap<(ObjectId, u64), (u64, bool)>,
     backups: HashMap<ObjectId, Arc<Backup>>,
     contents: Arc<Contents>,
     newest: Newest,
@@ -391,15 +392,49 @@ impl Catalog {
         }
     }
 
-    /// Forgets a point: it goes into the trash. `NotFound` when it is not visible.
+    /// Forgets a point: it goes into the trash. Succeeds when it is there already.
     pub fn forget(&self, point: &Point) -> Result<()> {
+        self.put_in_trash(point, true)
+    }
+
+    /// Takes a point out of the trash: it is visible again. Succeeds when it is not there.
+    pub fn undelete(&self, point: &Point) -> Result<()> {
+        self.put_in_trash(point, false)
+    }
+
+    /// Adds the next record to what the trash says of a point, unless its newest says the same.
+    fn put_in_trash(&self, point: &Point, hidden: bool) -> Result<()> {
         let trash = Trash {
             time: self.repository.now(),
             host: crate::repository::host_name(),
-            undone: false,
+            undone: !hidden,
         };
-        self.repository
-            .create_document(Name::Trash(point.id, point.generation), &trash)?;
+        let key = (point.id, point.generation);
+        let (mut looked, mut free) = (false, 0);
+        loop {
+            let known = self.state.lock().trash.get(&key).copied();
+            if known.map_or(!hidden, |(_, now)| now == hidden) {
+                if looked {
+                    return Ok(());
+                }
+                self.refresh()?;
+                looked = true;
+                continue;
+            }
+            let next = known.map_or(Ok(0), |(n, _)| next_number(n))?;
+            // What lies at a number and cannot be read is passed over: this record holds whatever that one said.
+            let n = next.max(free);
+            let name = Name::Trash(point.id, point.generation, n);
+            match self.repository.create_document(name, &trash) {
+                Ok(()) => break,
+                Err(error) if error.kind() == Kind::AlreadyExists => {
+                    self.refresh()?;
+                    looked = true;
+                    free = next_number(n)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         self.refresh()?;
         Ok(())
     }
@@ -428,6 +463,16 @@ impl Catalog {
     pub fn now(&self) -> Time {
         self.repository.now()
     }
+}
+
+/// The number of the next record of a series.
+fn next_number(number: u64) -> Result<u64> {
+    number.checked_add(1).ok_or_else(|| {
+        Error::new(
+            Kind::TooBig,
+            "a series of records has reached its last number",
+        )
+    })
 }
 
 fn taken(backup: &Backup, name: &[u8]) -> Error {
@@ -475,7 +520,7 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
         let Some(point) = state.records.get(&key) else {
             continue;
         };
-        if state.trash.get(&key) == Some(&true) {
+        if state.trash.get(&key).is_some_and(|(_, hidden)| *hidden) {
             continue;
         }
         let points = contents.points.entry(point.record.backup).or_default();

@@ -457,7 +457,7 @@ pub(crate) fn owner_of(repository: ObjectId, name: Name) -> Owner {
         Name::Catalogue(id) => (ObjectKind::Catalogue, id, 0),
         Name::Point(id, generation) => (ObjectKind::Point, id, generation),
         Name::Mark(id, n) => (ObjectKind::Mark, id, n),
-        Name::Trash(id, generation) => (ObjectKind::Trash, id, generation),
+        Name::Trash(id, generation, n) => (ObjectKind::Trash, trash_id(id, generation), n),
         Name::Lease(id) => (ObjectKind::Lease, id, 0),
         Name::Session(id, n) => (ObjectKind::Session, id, n),
         Name::Condemned(n) => (ObjectKind::Condemned, ObjectId::default(), n),
@@ -468,6 +468,16 @@ pub(crate) fn owner_of(repository: ObjectId, name: Name) -> Owner {
         id,
         number,
     }
+}
+
+/// A trash record's name has two numbers, the place in its ciphertext one: the generation goes into the id.
+fn trash_id(id: ObjectId, generation: u64) -> ObjectId {
+    let spelled = [id.0.as_slice(), &generation.to_be_bytes()].concat();
+    let mut place = ObjectId::default();
+    place
+        .0
+        .copy_from_slice(&blake3::hash(&spelled).as_bytes()[..16]);
+    place
 }
 
 impl Access {

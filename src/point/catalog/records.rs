@@ -6,7 +6,7 @@ use crate::id::ObjectId;
 use crate::point::record::{Catalogue, Trash};
 use crate::repository::{Repository, decode};
 use crate::store::names::Name;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Adds what is new to what is known of a repository's records, and forgets what is not listed any more.
@@ -91,24 +91,25 @@ impl Records<'_> {
 
     /// Reads what was forgotten, and what of that is undone.
     pub fn read_trash(&mut self, listed: &[Name]) -> Result<()> {
-        let present: HashSet<_> = listed
-            .iter()
-            .filter_map(|name| match name {
-                Name::Trash(id, generation) => Some((*id, *generation)),
-                _ => None,
-            })
-            .collect();
-        self.state.trash.retain(|key, _| present.contains(key));
-        for key in present {
+        let mut newest = HashMap::new();
+        for name in listed {
+            if let Name::Trash(id, generation, n) = name {
+                let highest = newest.entry((*id, *generation)).or_insert(*n);
+                *highest = (*highest).max(*n);
+            }
+        }
+        self.state
+            .trash
+            .retain(|key, (n, _)| newest.get(key) == Some(n));
+        for (key, n) in newest {
             if self.state.trash.contains_key(&key) {
                 continue;
             }
-            let name = Name::Trash(key.0, key.1);
+            let name = Name::Trash(key.0, key.1, n);
             // What cannot be read still hides its point: it was forgotten by somebody who held the key.
             let trash: Option<Trash> = self.noted(name, self.repository.document(name))?;
-            self.state
-                .trash
-                .insert(key, trash.is_none_or(|trash| !trash.undone));
+            let hidden = trash.is_none_or(|trash| !trash.undone);
+            self.state.trash.insert(key, (n, hidden));
         }
         Ok(())
     }
