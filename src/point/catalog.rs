@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Records outside any catalogue from which a writer merges them into one.
 const LOOSE_RECORDS_MAX: usize = 64;
+/// While a store does not answer, it is asked at most this often for readers, who see what was known last.
+const FAILED_LOOK_KEPT: Duration = Duration::from_secs(5);
 
 /// A backup with its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,8 @@ impl Contents {
     }
 }
 
+/// What is known of the store's records. Locked by who looks at the store, for as long as the look takes: looks come one
+/// after another, so that what an older one has seen never replaces what a newer one has. Locked before [`Shown`].
 #[derive(Default)]
 struct State {
     records: HashMap<(ObjectId, u64), Arc<Point>>,
@@ -101,15 +105,49 @@ struct State {
     /// Of each point that was ever forgotten, the number of its newest record in the trash, and whether that hides it.
     trash: HashMap<(ObjectId, u64), (u64, bool)>,
     backups: HashMap<ObjectId, Arc<Backup>>,
-    contents: Arc<Contents>,
+    /// Records of points that the store has listed.
+    listed: Vec<Name>,
     newest: Newest,
+}
+
+impl State {
+    fn hides(&self, key: &(ObjectId, u64)) -> bool {
+        self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
+    }
+}
+
+/// What readers are given; never locked while the store is asked.
+#[derive(Default)]
+struct Shown {
+    contents: Arc<Contents>,
+    /// When the look began that saw it.
     looked: Option<Instant>,
+    /// When and why the last look failed; none when it did not.
+    failed: Option<(Instant, Kind, String)>,
+}
+
+impl Shown {
+    fn failure(&self) -> Option<Error> {
+        let (_, kind, message) = self.failed.as_ref()?;
+        Some(Error::new(*kind, message.clone()))
+    }
+
+    /// The answer to a reader who need not wait for the store.
+    fn answer(&self, age: Duration) -> Option<Result<Arc<Contents>>> {
+        if self.looked.is_some_and(|at| at.elapsed() < age) {
+            return Some(Ok(self.contents.clone()));
+        }
+        let (at, ..) = self.failed.as_ref()?;
+        let recent = at.elapsed() < FAILED_LOOK_KEPT;
+        self.failure().filter(|_| recent).map(Err)
+    }
 }
 
 /// The backups and restore points of a repository.
 pub struct Catalog {
     repository: Arc<Repository>,
     state: Mutex<State>,
+    shown: Mutex<Shown>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -136,6 +174,7 @@ impl Catalog {
         let catalog = Self {
             repository,
             state: Mutex::new(state),
+            shown: Mutex::default(),
         };
         catalog.refresh()?;
         Ok(catalog)
@@ -148,25 +187,79 @@ impl Catalog {
 
     /// What was there when it was last looked at.
     pub fn contents(&self) -> Arc<Contents> {
-        self.state.lock().contents.clone()
+        self.shown.lock().contents.clone()
     }
 
-    /// What is there, looked at anew if the last look is older than `age`.
-    #[allow(clippy::disallowed_methods)] // a monotonic age of a cache, not a time that is stored
+    /// What is there, looked at anew if the last look is older than `age`. After a look that failed, the same error for
+    /// a few seconds without asking the store.
     pub fn contents_within(&self, age: Duration) -> Result<Arc<Contents>> {
-        let state = self.state.lock();
-        if state.looked.is_some_and(|at| at.elapsed() < age) {
-            return Ok(state.contents.clone());
+        let (answer, failure) = {
+            let shown = self.shown.lock();
+            (shown.answer(age), shown.failure())
+        };
+        if let Some(answer) = answer {
+            return answer;
         }
-        drop(state);
-        self.refresh()
+        // Where the last look failed, one reader finds out whether the store is back, and no other waits for that.
+        let mut state = match failure {
+            None => self.state.lock(),
+            Some(failure) => match self.state.try_lock() {
+                Some(state) => state,
+                None => return Err(failure),
+            },
+        };
+        // Somebody else may have looked while this reader waited.
+        let answer = self.shown.lock().answer(age);
+        answer.unwrap_or_else(|| self.look(&mut state))
     }
 
     /// Looks at the store anew: one listing of each kind, and only records that are new are read.
-    #[allow(clippy::disallowed_methods)] // see contents_within
     pub fn refresh(&self) -> Result<Arc<Contents>> {
-        let store = self.repository.store();
+        self.look(&mut self.state.lock())
+    }
+
+    #[allow(clippy::disallowed_methods)] // monotonic ages of a cache, not times that are stored
+    fn look(&self, state: &mut State) -> Result<Arc<Contents>> {
         let began = Instant::now();
+        let found = self.read_records(state);
+        let mut shown = self.shown.lock();
+        match &found {
+            Ok(contents) => {
+                *shown = Shown {
+                    contents: contents.clone(),
+                    looked: Some(began),
+                    failed: None,
+                };
+            }
+            Err(error) => {
+                shown.failed = Some((Instant::now(), error.kind(), error.message().to_owned()));
+            }
+        }
+        found
+    }
+
+    /// Looks after a write that has succeeded. Where the look fails, `written` says what is known to be new: the write
+    /// is done, and its caller is not told otherwise.
+    fn look_after(&self, written: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        let Err(error) = self.look(&mut state) else {
+            return;
+        };
+        tracing::warn!("what was written is not looked at yet: {error}");
+        written(&mut state);
+        let Contents {
+            backups, points, ..
+        } = visible(&state, &state.listed, BTreeMap::new());
+        let mut shown = self.shown.lock();
+        shown.contents = Arc::new(Contents {
+            backups,
+            points,
+            ..(*shown.contents).clone()
+        });
+    }
+
+    fn read_records(&self, state: &mut State) -> Result<Arc<Contents>> {
+        let store = self.repository.store();
         let listed = |prefix| -> Result<Vec<Name>> {
             let objects = store.list(prefix)?;
             Ok(objects
@@ -177,21 +270,19 @@ impl Catalog {
         // The trash is listed before the points: a point made anew after being forgotten is never hidden.
         let (backups, trash) = (listed(names::BACKUPS)?, listed(names::TRASH)?);
         let (catalogues, points) = (listed(names::CATALOGUE)?, listed(names::POINTS)?);
-        let mut state = self.state.lock();
         let mut problems = BTreeMap::new();
         let mut records = Records {
             repository: &self.repository,
-            state: &mut state,
+            state,
             problems: &mut problems,
         };
         records.read_backups(&backups)?;
         records.read_catalogues(&catalogues)?;
         records.read_points(&points)?;
         records.read_trash(&trash)?;
-        notice_older_state(&mut state, &points, &mut problems);
-        state.contents = Arc::new(visible(&state, &points, problems));
-        state.looked = Some(began);
-        Ok(state.contents.clone())
+        notice_older_state(state, &points, &mut problems);
+        state.listed = points;
+        Ok(Arc::new(visible(state, &state.listed, problems)))
     }
 
     /// The backup of this name, made if there is none.
@@ -293,17 +384,18 @@ impl Catalog {
                 Kind::AlreadyExists => taken(&backup, &record.name),
                 _ => error,
             })?;
+        let point = Arc::new(Point {
+            id,
+            generation,
+            hash: *blake3::hash(&encode(&record)).as_bytes(),
+            record,
+        });
         self.gather_loose_records();
-        let contents = self.refresh()?;
-        let point = contents
-            .points_of(backup.id)
-            .find(|point| point.id == id && point.generation == generation);
-        point.cloned().ok_or_else(|| {
-            Error::new(
-                Kind::Failed,
-                "the restore point was written but is not listed; look at it again",
-            )
-        })
+        self.look_after(|state| {
+            state.records.insert((id, generation), point.clone());
+            state.listed.push(Name::Point(id, generation));
+        });
+        Ok(point)
     }
 
     /// Generation of the name's next use, and the place in the backup's chain of records.
@@ -314,29 +406,28 @@ impl Catalog {
         name: &[u8],
     ) -> Result<(u64, u64, [u8; 32])> {
         let state = self.state.lock();
-        if state
-            .contents
-            .points_of(backup.id)
-            .any(|point| point.id == id)
-        {
+        let of_name = || {
+            let known = state.records.keys().chain(state.trash.keys());
+            known.filter(|key| key.0 == id)
+        };
+        // A point that is known and not in the trash has the name, even where the store does not list it just now.
+        if of_name().any(|key| !state.hides(key)) {
             return Err(taken(backup, name));
         }
+        let generation = match of_name().map(|key| key.1).max() {
+            None => 0,
+            Some(used) => next_number(used)?,
+        };
         let of_backup = || {
             state
                 .records
                 .values()
                 .filter(|point| point.record.backup == backup.id)
         };
-        let used = state
-            .records
-            .keys()
-            .chain(state.trash.keys())
-            .filter(|key| key.0 == id)
-            .map(|key| key.1 + 1);
         let newest = of_backup().max_by_key(|point| point.record.sequence);
         Ok((
-            used.max().unwrap_or(0),
-            newest.map_or(1, |point| point.record.sequence + 1),
+            generation,
+            newest.map_or(Ok(1), |point| next_number(point.record.sequence))?,
             newest.map_or([0; 32], |point| point.hash),
         ))
     }
@@ -411,7 +502,7 @@ impl Catalog {
         };
         let key = (point.id, point.generation);
         let (mut looked, mut free) = (false, 0);
-        loop {
+        let n = loop {
             let known = self.state.lock().trash.get(&key).copied();
             if known.map_or(!hidden, |(_, now)| now == hidden) {
                 if looked {
@@ -426,7 +517,8 @@ impl Catalog {
             let n = next.max(free);
             let name = Name::Trash(point.id, point.generation, n);
             match self.repository.create_document(name, &trash) {
-                Ok(()) => break,
+                Ok(()) => break n,
+                // Somebody else was first, maybe with the same wish.
                 Err(error) if error.kind() == Kind::AlreadyExists => {
                     self.refresh()?;
                     looked = true;
@@ -434,8 +526,10 @@ impl Catalog {
                 }
                 Err(error) => return Err(error),
             }
-        }
-        self.refresh()?;
+        };
+        self.look_after(|state| {
+            state.trash.insert(key, (n, hidden));
+        });
         Ok(())
     }
 
@@ -453,10 +547,21 @@ impl Catalog {
 
     /// Gives a backup a new record. Fails with `AlreadyExists` when somebody else changed it meanwhile.
     pub fn change_backup(&self, backup: &Backup, record: BackupRecord) -> Result<()> {
-        self.repository
-            .create_document(Name::Backup(backup.id, backup.number + 1), &record)?;
-        self.refresh()?;
+        self.add_backup_record(backup.id, next_number(backup.number)?, record)?;
         Ok(())
+    }
+
+    fn add_backup_record(
+        &self,
+        id: ObjectId,
+        number: u64,
+        record: BackupRecord,
+    ) -> Result<Arc<Backup>> {
+        self.repository
+            .create_document(Name::Backup(id, number), &record)?;
+        let backup = Arc::new(Backup { id, number, record });
+        self.look_after(|state| drop(state.backups.insert(id, backup.clone())));
+        Ok(backup)
     }
 
     /// The time now, for drafts.
@@ -520,7 +625,7 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
         let Some(point) = state.records.get(&key) else {
             continue;
         };
-        if state.trash.get(&key).is_some_and(|(_, hidden)| *hidden) {
+        if state.hides(&key) {
             continue;
         }
         let points = contents.points.entry(point.record.backup).or_default();
