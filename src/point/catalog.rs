@@ -15,6 +15,7 @@ use crate::repository::{Repository, encode};
 use crate::store::names::{self, Name};
 use parking_lot::Mutex;
 use records::Records;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -309,29 +310,50 @@ impl Catalog {
         };
         // A backup that was renamed keeps its id; a new one of its old name takes the next id of that name.
         for id in self.backup_ids(name) {
-            match self
-                .repository
-                .create_document(Name::Backup(id, 0), &record)
-            {
-                Ok(()) => break,
-                Err(error) if error.kind() == Kind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-            if self.refresh()?.backups.contains_key(name) {
-                break;
+            if let Some(backup) = self.backup_with_id(id, &record)? {
+                return Ok(backup);
             }
         }
-        let contents = self.refresh()?;
-        let backup = contents.backups.get(name).cloned();
-        backup.ok_or_else(|| {
-            Error::new(
-                Kind::Failed,
-                format!(
-                    "the backup {:?} cannot be made",
-                    String::from_utf8_lossy(name)
-                ),
-            )
-        })
+        let message = format!(
+            "the backup {:?} cannot be made",
+            String::from_utf8_lossy(name)
+        );
+        Err(Error::new(Kind::Failed, message))
+    }
+
+    /// The backup of this id when its newest record has the name of `record`, made or revived with that record where
+    /// there is none; `None` when it has another name. Fails when its newest record cannot be read: whoever took another
+    /// id then would have two backups of one name.
+    fn backup_with_id(&self, id: ObjectId, record: &BackupRecord) -> Result<Option<Arc<Backup>>> {
+        let mut number = 0;
+        loop {
+            match self.add_backup_record(id, number, record.clone()) {
+                Err(error) if error.kind() == Kind::AlreadyExists => {}
+                made => return made.map(Some),
+            }
+            let found = self.newest_backup_record(id)?;
+            if !found.record.removed {
+                return Ok((found.record.name == record.name).then_some(found));
+            }
+            if self.contents().points_of(id).next().is_some() {
+                // It was removed while a point was committed to it, so it is there under its name.
+                return Ok(None);
+            }
+            number = next_number(found.number)?;
+        }
+    }
+
+    fn newest_backup_record(&self, id: ObjectId) -> Result<Arc<Backup>> {
+        let listed = self.repository.store().list(&names::backup(id))?;
+        let numbers = listed
+            .iter()
+            .filter_map(|object| match Name::parse(&object.name) {
+                Some(Name::Backup(_, number)) => Some(number),
+                _ => None,
+            });
+        let number = numbers.max().unwrap_or(0);
+        let record = self.repository.document(Name::Backup(id, number))?;
+        Ok(Arc::new(Backup { id, number, record }))
     }
 
     /// The ids that backups of this name may have, in the order in which they are taken.
@@ -608,15 +630,6 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
         problems,
         ..Contents::default()
     };
-    for backup in state
-        .backups
-        .values()
-        .filter(|backup| !backup.record.removed)
-    {
-        contents
-            .backups
-            .insert(backup.record.name.clone(), backup.clone());
-    }
     for name in listed {
         let Name::Point(id, generation) = name else {
             continue;
@@ -636,5 +649,31 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
             points.insert(point.record.name.clone(), point.clone());
         }
     }
+    name_backups(state, &mut contents);
     contents
+}
+
+/// Of two backups of one name the lower id has it, on every host. One that was removed while another host committed a
+/// point to it is there as long as the point is, if its name is not in use again.
+fn name_backups(state: &State, contents: &mut Contents) {
+    let mut backups: Vec<_> = state.backups.values().collect();
+    backups.sort_unstable_by_key(|backup| (backup.record.removed, backup.id));
+    for backup in backups {
+        if backup.record.removed && !contents.points.contains_key(&backup.id) {
+            continue;
+        }
+        match contents.backups.entry(backup.record.name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(backup.clone());
+            }
+            Entry::Occupied(other) => {
+                let sentence = format!(
+                    "the backup {} also exists with the id {}, which is shown; the points of this one are not",
+                    String::from_utf8_lossy(backup.name()),
+                    other.get().id
+                );
+                contents.problems.insert(names::backup(backup.id), sentence);
+            }
+        }
+    }
 }

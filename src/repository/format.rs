@@ -26,7 +26,8 @@
 //!  leases/ sessions/ condemned/                                   documents of writers; a reader ignores them
 //! ```
 //! Names are built and parsed in `store/names.rs`: ids are 32 hexadecimal digits, numbers and generations 16, `xx`
-//! is the id's first byte. A reader ignores names of any other form. Nothing is ever changed in place.
+//! is the id's first byte. A reader ignores names of any other form. Nothing is ever changed in place. Of a series,
+//! the highest `n` holds that can be authenticated: whoever can write to the store can give any object any name.
 //!
 //! # From a password to the ring
 //!

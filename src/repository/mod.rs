@@ -480,6 +480,14 @@ fn trash_id(id: ObjectId, generation: u64) -> ObjectId {
     place
 }
 
+/// Whether an object is there and is not what the ring's owner wrote, or is gone.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::Damaged | Kind::TooNew | Kind::WrongKey | Kind::NotFound
+    )
+}
+
 impl Access {
     fn owner(&self, name: Name) -> Owner {
         owner_of(self.ring.repository, name)
@@ -501,24 +509,40 @@ impl Access {
 
     fn newest_settings(&self) -> Result<Settings> {
         let listed = self.store.list(names::CONFIG)?;
-        let newest = listed
+        let mut numbers: Vec<u64> = listed
             .iter()
             .filter_map(|object| match Name::parse(&object.name) {
                 Some(Name::Config(n)) => Some(n),
                 _ => None,
-            });
-        let Some(n) = newest.max() else {
+            })
+            .collect();
+        numbers.sort_unstable();
+        let mut first = None;
+        while let Some(n) = numbers.pop() {
+            let name = Name::Config(n);
+            match self.document_bytes(name) {
+                Ok(bytes) => {
+                    let settings: Settings = decode(&bytes).map_err(|error| error.context(name))?;
+                    settings
+                        .check()
+                        .map_err(|error| Error::new(Kind::Damaged, error.message()))?;
+                    return Ok(settings);
+                }
+                // Anybody who can write to the store can give an object the highest number.
+                Err(error) if is_unreadable(&error) => {
+                    tracing::warn!("{error}");
+                    first = first.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first.unwrap_or_else(|| {
             let message = format!(
                 "the settings of the repository in {} are missing",
                 self.store.location()
             );
-            return Err(Error::new(Kind::Damaged, message));
-        };
-        let settings: Settings = self.document(Name::Config(n))?;
-        settings
-            .check()
-            .map_err(|error| Error::new(Kind::Damaged, error.message()))?;
-        Ok(settings)
+            Error::new(Kind::Damaged, message)
+        }))
     }
 
     fn add_key(&self, credential: &Credential, label: &str, now: Time) -> Result<ObjectId> {

@@ -20,28 +20,50 @@ pub(super) struct Records<'a> {
 impl Records<'_> {
     /// Reads the newest record of each backup.
     pub fn read_backups(&mut self, listed: &[Name]) -> Result<()> {
-        let mut newest = HashMap::new();
-        for name in listed {
-            if let Name::Backup(id, n) = name {
-                let highest = newest.entry(*id).or_insert(*n);
-                *highest = (*highest).max(*n);
-            }
-        }
-        self.state
-            .backups
-            .retain(|id, backup| newest.get(id) == Some(&backup.number));
-        for (id, number) in newest {
-            if self.state.backups.contains_key(&id) {
+        let series = series(listed, |name| match name {
+            Name::Backup(id, n) => Some((id, n)),
+            _ => None,
+        });
+        self.state.backups.retain(|id, backup| {
+            let numbers = series.get(id);
+            numbers.is_some_and(|numbers| numbers.contains(&backup.number))
+        });
+        for (id, numbers) in series {
+            let known = self.state.backups.get(&id).map(|backup| backup.number);
+            let Some((number, name, bytes)) =
+                self.newest(&numbers, known, |n| Name::Backup(id, n))?
+            else {
                 continue;
-            }
-            let name = Name::Backup(id, number);
-            if let Some(record) = self.noted(name, self.repository.document(name))? {
-                self.state
-                    .backups
-                    .insert(id, Arc::new(Backup { id, number, record }));
+            };
+            match self.noted(name, decode(&bytes))? {
+                Some(record) => {
+                    let backup = Backup { id, number, record };
+                    self.state.backups.insert(id, Arc::new(backup));
+                }
+                None => drop(self.state.backups.remove(&id)),
             }
         }
         Ok(())
+    }
+
+    /// The highest record above `known` of a series, whose numbers descend, that can be authenticated. Anybody who can
+    /// write to the store can give an object the highest number, so what is not authentic hides nothing; it is noted.
+    fn newest(
+        &mut self,
+        numbers: &[u64],
+        known: Option<u64>,
+        name_of: impl Fn(u64) -> Name,
+    ) -> Result<Option<(u64, Name, Vec<u8>)>> {
+        for number in numbers.iter().copied() {
+            if known.is_some_and(|known| number <= known) {
+                break;
+            }
+            let name = name_of(number);
+            if let Some(bytes) = self.noted(name, self.repository.document_bytes(name))? {
+                return Ok(Some((number, name, bytes)));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads the catalogues, and the records in them.
@@ -91,23 +113,23 @@ impl Records<'_> {
 
     /// Reads what was forgotten, and what of that is undone.
     pub fn read_trash(&mut self, listed: &[Name]) -> Result<()> {
-        let mut newest = HashMap::new();
-        for name in listed {
-            if let Name::Trash(id, generation, n) = name {
-                let highest = newest.entry((*id, *generation)).or_insert(*n);
-                *highest = (*highest).max(*n);
-            }
-        }
-        self.state
-            .trash
-            .retain(|key, (n, _)| newest.get(key) == Some(n));
-        for (key, n) in newest {
-            if self.state.trash.contains_key(&key) {
+        let series = series(listed, |name| match name {
+            Name::Trash(id, generation, n) => Some(((id, generation), n)),
+            _ => None,
+        });
+        self.state.trash.retain(|key, (n, _)| {
+            let numbers = series.get(key);
+            numbers.is_some_and(|numbers| numbers.contains(n))
+        });
+        for (key, numbers) in series {
+            let known = self.state.trash.get(&key).map(|(n, _)| *n);
+            let Some((n, name, bytes)) =
+                self.newest(&numbers, known, |n| Name::Trash(key.0, key.1, n))?
+            else {
                 continue;
-            }
-            let name = Name::Trash(key.0, key.1, n);
-            // What cannot be read still hides its point: it was forgotten by somebody who held the key.
-            let trash: Option<Trash> = self.noted(name, self.repository.document(name))?;
+            };
+            // What is authentic and cannot be understood hides its point: somebody who held the key wrote it.
+            let trash: Option<Trash> = self.noted(name, decode(&bytes))?;
             let hidden = trash.is_none_or(|trash| !trash.undone);
             self.state.trash.insert(key, (n, hidden));
         }
@@ -127,6 +149,21 @@ impl Records<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The numbers of each series that is listed, highest first.
+fn series<K: Eq + std::hash::Hash>(
+    listed: &[Name],
+    place_of: impl Fn(Name) -> Option<(K, u64)>,
+) -> HashMap<K, Vec<u64>> {
+    let mut series: HashMap<K, Vec<u64>> = HashMap::new();
+    for (key, number) in listed.iter().copied().filter_map(place_of) {
+        series.entry(key).or_default().push(number);
+    }
+    for numbers in series.values_mut() {
+        numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
+    }
+    series
 }
 
 fn point_of((id, generation): (ObjectId, u64), bytes: &[u8]) -> Result<Point> {
