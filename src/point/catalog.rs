@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// Records outside any catalogue from which a writer merges them into one.
 const LOOSE_RECORDS_MAX: usize = 64;
+/// Bytes of records from which a catalogue is full: it is not merged again, and later records go into others. Far below
+/// what a document may have when it is read.
+const CATALOGUE_BYTES: usize = 8 << 20;
 /// While a store does not answer, it is asked at most this often for readers, who see what was known last.
 const FAILED_LOOK_KEPT: Duration = Duration::from_secs(5);
 
@@ -101,8 +104,10 @@ impl Contents {
 #[derive(Default)]
 struct State {
     records: HashMap<(ObjectId, u64), Arc<Point>>,
-    catalogues: HashSet<ObjectId>,
-    covered: HashSet<(ObjectId, u64)>,
+    /// Catalogues that were read, with what they hold.
+    catalogues: HashMap<ObjectId, Held>,
+    /// Catalogues that those replace.
+    replaced: HashSet<ObjectId>,
     /// Of each point that was ever forgotten, the number of its newest record in the trash, and whether that hides it.
     trash: HashMap<(ObjectId, u64), (u64, bool)>,
     backups: HashMap<ObjectId, Arc<Backup>>,
@@ -115,6 +120,14 @@ impl State {
     fn hides(&self, key: &(ObjectId, u64)) -> bool {
         self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
     }
+}
+
+/// What a catalogue holds.
+#[derive(Default)]
+struct Held {
+    keys: Vec<(ObjectId, u64)>,
+    /// Bytes of its records.
+    bytes: usize,
 }
 
 /// What readers are given; never locked while the store is asked.
@@ -270,7 +283,7 @@ impl Catalog {
         };
         // The trash is listed before the points: a point made anew after being forgotten is never hidden.
         let (backups, trash) = (listed(names::BACKUPS)?, listed(names::TRASH)?);
-        let (catalogues, points) = (listed(names::CATALOGUE)?, listed(names::POINTS)?);
+        let (catalogues, points) = (store.list(names::CATALOGUE)?, listed(names::POINTS)?);
         let mut problems = BTreeMap::new();
         let mut records = Records {
             repository: &self.repository,
@@ -278,7 +291,7 @@ impl Catalog {
             problems: &mut problems,
         };
         records.read_backups(&backups)?;
-        records.read_catalogues(&catalogues)?;
+        records.read_catalogues(catalogues)?;
         records.read_points(&points)?;
         records.read_trash(&trash)?;
         notice_older_state(state, &points, &mut problems);
@@ -472,36 +485,15 @@ impl Catalog {
 
     /// Merges records into a catalogue when many lie loose. It only makes later starts faster: failure is harmless.
     fn gather_loose_records(&self) {
-        let (entries, replaces) = {
-            let state = self.state.lock();
-            let loose = state
-                .records
-                .keys()
-                .filter(|key| !state.covered.contains(key))
-                .count();
-            if loose < LOOSE_RECORDS_MAX {
+        let catalogues = merged(&self.state.lock());
+        for catalogue in catalogues {
+            if let Err(error) = self
+                .repository
+                .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
+            {
+                tracing::warn!("the list of restore points was not merged: {error}");
                 return;
             }
-            let entries: Vec<_> = state
-                .records
-                .values()
-                .map(|point| CatalogueEntry {
-                    id: point.id,
-                    generation: point.generation,
-                    record: encode(&point.record),
-                })
-                .collect();
-            (entries, state.catalogues.iter().copied().collect())
-        };
-        let catalogue = Catalogue {
-            replaces,
-            points: entries,
-        };
-        if let Err(error) = self
-            .repository
-            .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
-        {
-            tracing::warn!("the list of restore points was not merged: {error}");
         }
     }
 
@@ -590,6 +582,61 @@ impl Catalog {
     pub fn now(&self) -> Time {
         self.repository.now()
     }
+}
+
+/// Catalogues of the records that no full one holds, when many lie in none. The last replaces those that are not full:
+/// until it is there, nothing is skipped that it stands for.
+fn merged(state: &State) -> Vec<Catalogue> {
+    let all: HashSet<_> = state
+        .catalogues
+        .values()
+        .flat_map(|held| &held.keys)
+        .collect();
+    let loose = state.records.keys().filter(|key| !all.contains(key));
+    if loose.count() < LOOSE_RECORDS_MAX {
+        return Vec::new();
+    }
+    let (full, others): (Vec<_>, Vec<_>) = state
+        .catalogues
+        .iter()
+        .partition(|(_, held)| held.bytes >= CATALOGUE_BYTES);
+    let kept: HashSet<_> = full.iter().flat_map(|(_, held)| &held.keys).collect();
+    let mut catalogues = vec![Vec::new()];
+    let mut bytes = 0;
+    for (key, point) in &state.records {
+        if kept.contains(key) {
+            continue;
+        }
+        if bytes >= CATALOGUE_BYTES {
+            catalogues.push(Vec::new());
+            bytes = 0;
+        }
+        let record = encode(&point.record);
+        bytes += record.len();
+        let entry = CatalogueEntry {
+            id: key.0,
+            generation: key.1,
+            record,
+        };
+        catalogues
+            .last_mut()
+            .expect("it begins with one")
+            .push(entry);
+    }
+    let mut catalogues: Vec<_> = catalogues
+        .into_iter()
+        .map(|points| Catalogue {
+            replaces: Vec::new(),
+            points,
+        })
+        .collect();
+    let replaces = others.iter().map(|(id, _)| **id);
+    catalogues
+        .last_mut()
+        .expect("it begins with one")
+        .replaces
+        .extend(replaces.chain(state.replaced.iter().copied()));
+    catalogues
 }
 
 /// The number of the next record of a series.

@@ -393,8 +393,8 @@ impl Repository {
         self.access.document_bytes(name)
     }
 
-    /// Creates a document; `AlreadyExists` when the name is taken.
-    pub fn create_document<T: Encode>(&self, name: Name, document: &T) -> Result<()> {
+    /// Creates a document; `AlreadyExists` when the name is taken, `TooBig` when nobody could read it again.
+    pub fn create_document<T: Encode + Decode<()>>(&self, name: Name, document: &T) -> Result<()> {
         self.require_writable()?;
         self.access.create_document(name, document)
     }
@@ -502,8 +502,15 @@ impl Access {
         decode(&self.document_bytes(name)?).map_err(|error| error.context(name))
     }
 
-    fn create_document<T: Encode>(&self, name: Name, document: &T) -> Result<()> {
-        let bytes = sealed::seal(&self.ring, self.owner(name), &encode(document))?;
+    fn create_document<T: Encode + Decode<()>>(&self, name: Name, document: &T) -> Result<()> {
+        let document = encode(document);
+        // Writing has no limit of its own: reading back is the test that every reader makes.
+        decode::<T>(&document).map_err(|error| {
+            let message =
+                format!("{name} would be too long to be read again, so it is not written");
+            Error::new(Kind::TooBig, message).caused_by(error)
+        })?;
+        let bytes = sealed::seal(&self.ring, self.owner(name), &document)?;
         self.store.create(&name.to_string(), Bytes::from(bytes))
     }
 

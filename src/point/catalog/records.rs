@@ -1,12 +1,13 @@
 //! Reading the records that the store lists and that are not known yet.
 
-use super::{Backup, Point, State};
+use super::{Backup, Held, Point, State};
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
 use crate::point::record::{Catalogue, Trash};
 use crate::repository::{Repository, decode};
+use crate::store::Object;
 use crate::store::names::Name;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Adds what is new to what is known of a repository's records, and forgets what is not listed any more.
@@ -66,27 +67,48 @@ impl Records<'_> {
         Ok(None)
     }
 
-    /// Reads the catalogues, and the records in them.
-    pub fn read_catalogues(&mut self, listed: &[Name]) -> Result<()> {
-        for name in listed {
-            let Name::Catalogue(id) = name else { continue };
-            if self.state.catalogues.contains(id) {
+    /// Reads the catalogues that no other replaces, and the records in them. A catalogue that replaces others is mostly
+    /// larger than they are, so the largest are read first.
+    pub fn read_catalogues(&mut self, mut listed: Vec<Object>) -> Result<()> {
+        listed.sort_unstable_by_key(|object| std::cmp::Reverse(object.size));
+        let named = |object: &Object| match Name::parse(&object.name) {
+            Some(Name::Catalogue(id)) => Some(id),
+            _ => None,
+        };
+        let ids: Vec<ObjectId> = listed.iter().filter_map(named).collect();
+        let present: HashSet<_> = ids.iter().copied().collect();
+        for id in ids {
+            if self.state.catalogues.contains_key(&id) || self.state.replaced.contains(&id) {
                 continue;
             }
-            let Some(catalogue) =
-                self.noted::<Catalogue>(*name, self.repository.document(*name))?
-            else {
-                continue;
-            };
-            for entry in catalogue.points {
-                let key = (entry.id, entry.generation);
-                if let Some(point) = self.noted(*name, point_of(key, &entry.record))? {
-                    self.state.records.entry(key).or_insert(Arc::new(point));
-                    self.state.covered.insert(key);
-                }
+            let name = Name::Catalogue(id);
+            let read = self.repository.document(name);
+            if let Some(catalogue) = self.noted(name, read)? {
+                self.take_catalogue(name, id, catalogue)?;
             }
-            self.state.catalogues.insert(*id);
         }
+        let State {
+            catalogues,
+            replaced,
+            ..
+        } = &mut *self.state;
+        replaced.retain(|id| present.contains(id));
+        catalogues.retain(|id, _| present.contains(id) && !replaced.contains(id));
+        Ok(())
+    }
+
+    fn take_catalogue(&mut self, name: Name, id: ObjectId, catalogue: Catalogue) -> Result<()> {
+        let mut held = Held::default();
+        for entry in catalogue.points {
+            let key = (entry.id, entry.generation);
+            if let Some(point) = self.noted(name, point_of(key, &entry.record))? {
+                self.state.records.entry(key).or_insert(Arc::new(point));
+                held.keys.push(key);
+                held.bytes += entry.record.len();
+            }
+        }
+        self.state.replaced.extend(catalogue.replaces);
+        self.state.catalogues.insert(id, held);
         Ok(())
     }
 
