@@ -180,8 +180,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository in an empty store. Fails with `AlreadyExists` when there is one, with `Invalid` when the
-    /// store cannot create objects honestly or a setting is out of range.
+    /// Makes a repository in an empty store. Fails with `AlreadyExists` when there is one, or what an `init` that died
+    /// has left, with `Invalid` when the store cannot create objects honestly or a setting is out of range.
     pub fn init(
         store: SharedStore,
         credential: &Credential,
@@ -200,8 +200,21 @@ impl Repository {
                 ),
             )
         };
-        if store.head(&Name::Header.to_string()).is_ok() {
-            return Err(taken());
+        match store.head(&Name::Header.to_string()) {
+            Ok(_) => return Err(taken()),
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // Another ring encrypted these settings. Only a person can tell that no other init is at work just now.
+        let unfinished = || {
+            let message = format!(
+                "an unfinished init left keys/ and config/ in {}; remove them and run init again",
+                store.location()
+            );
+            Error::new(Kind::AlreadyExists, message)
+        };
+        if !store.list(names::CONFIG)?.is_empty() {
+            return Err(unfinished());
         }
         let now = clock.now();
         let ring = Ring::new(ObjectId::random());
@@ -211,8 +224,15 @@ impl Repository {
             ring,
         };
         // The header is written last: without it there is no repository, whatever a crash leaves.
-        access.add_key(credential, label, now)?;
-        access.create_document(Name::Config(0), settings)?;
+        let key = access.add_key(credential, label, now)?;
+        if let Err(error) = access.create_document(Name::Config(0), settings) {
+            // Another init came first, and its repository need not carry this key, which opens nothing there.
+            if error.kind() == Kind::AlreadyExists {
+                store.delete(&Name::Key(key).to_string())?;
+                return Err(unfinished());
+            }
+            return Err(error);
+        }
         let bytes = header.encode(&access.ring);
         store
             .create(&Name::Header.to_string(), bytes.into())
@@ -422,7 +442,8 @@ impl Repository {
         self.access.add_key(credential, label, self.now())
     }
 
-    /// Removes a slot. Fails with `NotFound` when there is none, with `Denied` when it is the last.
+    /// Removes a slot. Fails with `NotFound` when there is none, with `Denied` when it is the last, also when another
+    /// host removes the others at the same time: the slot is put back then.
     pub fn remove_key(&self, id: ObjectId) -> Result<()> {
         self.require_writable()?;
         let slots = self.key_slots()?;
@@ -436,11 +457,24 @@ impl Repository {
                 format!("there is no key {id}; `keepfs key list` shows all"),
             ));
         }
-        if others == 0 {
+        let last = || {
             let message = "this is the last key, and without a key nothing can ever be read again; add another first";
-            return Err(Error::new(Kind::Denied, message));
+            Error::new(Kind::Denied, message)
+        };
+        if others == 0 {
+            return Err(last());
         }
-        self.access.store.delete(&Name::Key(id).to_string())
+        let (store, name) = (&self.access.store, Name::Key(id).to_string());
+        let slot = store.get(&name)?;
+        store.delete(&name)?;
+        // Another host may have removed the others since they were listed. What is not known counts as no other key.
+        match self.key_slots() {
+            Ok(left) if left.iter().any(|(_, slot)| slot.is_ok()) => Ok(()),
+            left => {
+                store.create(&name, slot)?;
+                Err(left.err().unwrap_or_else(last))
+            }
+        }
     }
 }
 
@@ -571,7 +605,8 @@ impl Access {
     }
 }
 
-/// Tries the credential on every slot. A damaged slot is passed over, and named only if no other opens.
+/// Tries the credential on every slot. A damaged slot is passed over, and named only if no other opens: it may be the
+/// one that this credential is for, or not.
 fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential) -> Result<Ring> {
     let mut damaged = None;
     let mut slots = 0;
@@ -580,16 +615,16 @@ fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential)
             continue;
         };
         slots += 1;
-        let opened = Slot::decode(&store.get(&object.name)?)
+        let opened = store
+            .get(&object.name)
+            .and_then(|bytes| Slot::decode(&bytes))
             .and_then(|slot| slot.open(repository, id, credential));
         match opened {
             Ok(Some(ring)) => return Ok(ring),
             Ok(None) => {}
-            Err(error) => damaged = Some(error.context(format_args!("key slot {id}"))),
+            Err(error) if is_unreadable(&error) => damaged = Some((id, error)),
+            Err(error) => return Err(error),
         }
-    }
-    if let Some(error) = damaged {
-        return Err(error);
     }
     if slots == 0 {
         let message = format!(
@@ -602,11 +637,15 @@ fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential)
         Credential::Password(_) => "password",
         Credential::KeyFile(_) => "key file",
     };
+    let place = store.location();
+    let Some((id, error)) = damaged else {
+        let message = format!("this {what} does not open the repository in {place}; try another");
+        return Err(Error::new(Kind::WrongKey, message));
+    };
     let message = format!(
-        "this {what} does not open the repository in {}; try another",
-        store.location()
+        "this {what} does not open the repository in {place}, and its key slot {id} cannot be read; try another, or bring back keys/{id}: {error}"
     );
-    Err(Error::new(Kind::WrongKey, message))
+    Err(Error::new(Kind::WrongKey, message).caused_by(error))
 }
 
 /// The name of this host, as the kernel tells it.
