@@ -3,16 +3,18 @@
 //! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
 //! a keyed hash of its backup and its name, and records are created only if absent.
 
+mod merge;
 mod records;
 
 use super::newest::Newest;
-use super::record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, PointRecord, Trash};
+use super::record::{BackupRecord, Condemned, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::page::is_name;
 use crate::repository::{Repository, encode};
 use crate::store::names::{self, Name};
+use merge::{Held, merged};
 use parking_lot::Mutex;
 use records::Records;
 use std::collections::btree_map::Entry;
@@ -20,11 +22,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Records outside any catalogue from which a writer merges them into one.
-const LOOSE_RECORDS_MAX: usize = 64;
-/// Bytes of records from which a catalogue is full: it is not merged again, and later records go into others. Far below
-/// what a document may have when it is read.
-const CATALOGUE_BYTES: usize = 8 << 20;
 /// While a store does not answer, it is asked at most this often for readers, who see what was known last.
 const FAILED_LOOK_KEPT: Duration = Duration::from_secs(5);
 
@@ -120,14 +117,6 @@ impl State {
     fn hides(&self, key: &(ObjectId, u64)) -> bool {
         self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
     }
-}
-
-/// What a catalogue holds.
-#[derive(Default)]
-struct Held {
-    keys: Vec<(ObjectId, u64)>,
-    /// Bytes of its records.
-    bytes: usize,
 }
 
 /// What readers are given; never locked while the store is asked.
@@ -582,61 +571,6 @@ impl Catalog {
     pub fn now(&self) -> Time {
         self.repository.now()
     }
-}
-
-/// Catalogues of the records that no full one holds, when many lie in none. The last replaces those that are not full:
-/// until it is there, nothing is skipped that it stands for.
-fn merged(state: &State) -> Vec<Catalogue> {
-    let all: HashSet<_> = state
-        .catalogues
-        .values()
-        .flat_map(|held| &held.keys)
-        .collect();
-    let loose = state.records.keys().filter(|key| !all.contains(key));
-    if loose.count() < LOOSE_RECORDS_MAX {
-        return Vec::new();
-    }
-    let (full, others): (Vec<_>, Vec<_>) = state
-        .catalogues
-        .iter()
-        .partition(|(_, held)| held.bytes >= CATALOGUE_BYTES);
-    let kept: HashSet<_> = full.iter().flat_map(|(_, held)| &held.keys).collect();
-    let mut catalogues = vec![Vec::new()];
-    let mut bytes = 0;
-    for (key, point) in &state.records {
-        if kept.contains(key) {
-            continue;
-        }
-        if bytes >= CATALOGUE_BYTES {
-            catalogues.push(Vec::new());
-            bytes = 0;
-        }
-        let record = encode(&point.record);
-        bytes += record.len();
-        let entry = CatalogueEntry {
-            id: key.0,
-            generation: key.1,
-            record,
-        };
-        catalogues
-            .last_mut()
-            .expect("it begins with one")
-            .push(entry);
-    }
-    let mut catalogues: Vec<_> = catalogues
-        .into_iter()
-        .map(|points| Catalogue {
-            replaces: Vec::new(),
-            points,
-        })
-        .collect();
-    let replaces = others.iter().map(|(id, _)| **id);
-    catalogues
-        .last_mut()
-        .expect("it begins with one")
-        .replaces
-        .extend(replaces.chain(state.replaced.iter().copied()));
-    catalogues
 }
 
 /// The number of the next record of a series.

@@ -1,6 +1,7 @@
 //! Reading the records that the store lists and that are not known yet.
 
-use super::{Backup, Held, Point, State};
+use super::merge::Held;
+use super::{Backup, Point, State};
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
 use crate::point::record::{Catalogue, Trash};
