@@ -4,6 +4,7 @@ use crate::hooked::HookedStore;
 use crate::planted::{Item, Shelf, noise, owner, plant};
 use bytes::Bytes;
 use keepfs::clock::Time;
+use keepfs::copy::{SessionRecord, sessions};
 use keepfs::error::{Error, Kind};
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::{Catalog, Content, Draft, Point, PointRecord, Source, Tree};
@@ -12,7 +13,7 @@ use keepfs::store::Store;
 use keepfs::store::faults::{FaultyStore, Verb};
 use keepfs::store::names::Name;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 fn point(catalog: &Catalog, backup: &str, name: &str) -> keepfs::error::Result<Arc<Point>> {
@@ -344,4 +345,42 @@ fn catalogues_are_bounded_and_what_cannot_be_read_again_is_not_written() {
     let error = bare(&catalog, "large", 40 << 20).unwrap_err();
     assert_eq!(error.kind(), Kind::TooBig);
     assert_eq!(shelf.memory.list("points/").unwrap().len(), before);
+}
+
+#[test]
+fn records_of_copy_sessions_are_read_at_the_same_time() {
+    let shelf = Shelf::new();
+    let (store, catalog) = hooked(&shelf);
+    let repository = catalog.repository();
+    let record = SessionRecord::begin(repository, repository, Vec::new());
+    for number in 0..20 {
+        repository
+            .create_document(Name::Session(ObjectId([number; 16]), 0), &record)
+            .unwrap();
+    }
+    junk(&shelf, Name::Session(ObjectId([99; 16]), 0));
+    let reading = (Mutex::new(0), Condvar::new());
+    let together = Arc::new(AtomicBool::new(false));
+    let seen = together.clone();
+    store.after(move |verb, name| {
+        if verb == Verb::Get && name.starts_with("sessions/") {
+            let (count, changed) = &reading;
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            changed.notify_all();
+            // Alone, each waits in vain.
+            let patience = Duration::from_millis(200);
+            let waited = changed.wait_timeout_while(count, patience, |count| *count < 2);
+            let (mut count, _) = waited.unwrap();
+            seen.fetch_or(*count > 1, Ordering::SeqCst);
+            if !seen.load(Ordering::SeqCst) {
+                *count -= 1;
+            }
+        }
+        Ok(())
+    });
+    let all = sessions(repository).unwrap();
+    assert_eq!(all.len(), 20);
+    assert!(all.values().all(|found| *found == record));
+    assert!(together.load(Ordering::SeqCst));
 }

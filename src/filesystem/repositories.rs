@@ -46,10 +46,7 @@ impl MountedRepository {
     pub(super) fn contents(&self) -> Arc<Contents> {
         self.catalog
             .contents_within(self.fresh)
-            .unwrap_or_else(|error| {
-                tracing::warn!("{}: {error}", self.name);
-                self.catalog.contents()
-            })
+            .unwrap_or_else(|_| self.catalog.contents())
     }
 
     /// A backup by its id.

@@ -213,7 +213,10 @@ impl Catalog {
         };
         // Somebody else may have looked while this reader waited.
         let answer = self.shown.lock().answer(age);
-        answer.unwrap_or_else(|| self.look(&mut state))
+        answer.unwrap_or_else(|| {
+            let looked = self.look(&mut state);
+            looked.inspect_err(|error| tracing::warn!("{self:?}: {error}"))
+        })
     }
 
     /// Looks at the store anew: one listing of each kind, and only records that are new are read.
