@@ -466,6 +466,8 @@ fn make_repository() -> BTreeMap<String, Vec<u8>> {
     let (point, _) = plant(&catalog, "web", "one", &golden_item()).unwrap();
     let (gone, _) = plant(&catalog, "web", "gone", &Item::directory([])).unwrap();
     catalog.forget(&gone).unwrap();
+    catalog.undelete(&gone).unwrap();
+    catalog.forget(&gone).unwrap();
     let repository = catalog.repository();
     let password = keepfs::repository::Credential::password(b"golden").unwrap();
     repository.add_key(&password, "a password").unwrap();

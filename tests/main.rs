@@ -3,6 +3,7 @@
 mod backup;
 mod bad_input;
 mod broken_copies;
+mod catalog;
 mod cli;
 mod clones;
 mod copy;
@@ -15,8 +16,10 @@ mod demo;
 mod endpoints;
 mod engine;
 mod golden;
+mod hooked;
 mod hostile;
 mod index_cache;
+mod keyring;
 mod kills;
 mod model;
 mod mount;

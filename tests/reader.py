@@ -7,6 +7,7 @@ The password is in KEEPFS_PASSWORD, or a key file's path in KEEPFS_KEY_FILE. Nee
 newer), zstandard and blake3.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -90,8 +91,7 @@ class Repository:
         header = Fields(self.get("header"))
         if header.bytes(8) != b"keepfs\x1a\n" or (header.u32(), header.u32(), header.u64()) != (1, 120, 0):
             raise Damaged("not a keepfs repository of format 1")
-        header.u64()
-        self.id = header.bytes(16)
+        self.id = (header.u64(), header.bytes(16))[1]
         self.epochs = self.open_ring()
         key = derive(self.epochs[min(self.epochs)], None, b"keepfs 1 header" + self.id, 32)
         if blake3(header.data[:80], key=key).digest() != header.data[80:112]:
@@ -154,8 +154,7 @@ class Repository:
             body = Fields(self.sealed(name, INDEX, identity))
             if body.bytes(4) != b"kfix" or body.u16() != 1:
                 raise Damaged(name)
-            body.u16()
-            counts = body.u32(), body.u32(), body.u64(), body.u64()
+            _, *counts = body.u16(), body.u32(), body.u32(), body.u64(), body.u64()
             replaced.update(body.bytes(16) for _ in range(counts[1]))
             segments[identity] = counts, body
         for identity, (counts, body) in segments.items():
@@ -194,24 +193,25 @@ class Repository:
             raise Damaged(f"chunk {identity.hex()}")
         return content
     def documents(self, prefix, kind):
+        """Id (and generation), number and fields of each that can be read; of a series the last holds."""
         for name in self.names(prefix):
-            identity, number = re.split("[/.]", name)[1:]
-            body = self.sealed(name, kind, bytes.fromhex(identity), int(number, 16))
-            yield bytes.fromhex(identity), number, document(body)
+            *owner, number = re.split("[/.]", name)[1:]
+            owner, number = bytes.fromhex("".join(owner)), int(number, 16)
+            identity = owner if len(owner) == 16 else blake3(owner).digest()[:16]
+            with contextlib.suppress(Damaged, InvalidTag, KeyError):
+                yield owner, number, document(self.sealed(name, kind, identity, number))
     def points(self):
         """(backup, point) -> record, of all visible points."""
         backups = {identity: fields.blob() for identity, _, fields in self.documents("backups", BACKUP)}
-        trash = self.documents("trash", TRASH)
-        forgotten = {(i, n) for i, n, fields in trash if not (fields.time(), fields.blob(), fields.u8())[2]}
+        undone = {owner: (f.time(), f.blob(), f.u8())[2] for owner, _, f in self.documents("trash", TRASH)}
         points = {}
         for identity, generation, fields in self.documents("points", POINT):
-            if (identity, generation) in forgotten:
+            if undone.get(identity + generation.to_bytes(8, "big")) == 0:
                 continue
             record = {"backup": fields.bytes(16), "name": fields.blob(), "time": fields.time()}
             fields.time(), fields.u64(), fields.id()
             record["mode"], record["owner"] = fields.u32(), fields.owner()
-            record["mtime"], record["xattrs"] = fields.time(), fields.xattrs()
-            record["tree"] = fields.tree()
+            record["mtime"], record["xattrs"], record["tree"] = fields.time(), fields.xattrs(), fields.tree()
             points[backups[record["backup"]], record["name"]] = record
         return points
     def entries(self, page):

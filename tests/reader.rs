@@ -148,6 +148,8 @@ fn a_reader_written_from_the_format_page_lists_and_restores() {
     let (point, _) = plant(&catalog, "web", "one", &item).unwrap();
     let (gone, _) = plant(&catalog, "web", "gone", &Item::directory([])).unwrap();
     catalog.forget(&gone).unwrap();
+    catalog.forget(&point).unwrap();
+    catalog.undelete(&point).unwrap();
     assert_eq!(owner().user, b"");
 
     let trees = Arc::new(Trees::new(repository.clone()));

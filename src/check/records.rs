@@ -24,7 +24,8 @@ struct Seen {
     links: Vec<Link>,
     /// Hashes of the records that catalogues hold.
     copies: HashMap<Name, [u8; 32]>,
-    forgotten: HashSet<Name>,
+    /// Of each point that was ever forgotten, the highest record in the trash, and whether that takes it back.
+    trash: HashMap<Name, (u64, bool)>,
 }
 
 impl Seen {
@@ -39,10 +40,11 @@ impl Seen {
             Name::Catalogue(_) => note_copies(decode(bytes)?, &mut self.copies)?,
             Name::Point(id, _) => self.links.push(link(catalog, name, id, bytes)?),
             Name::Mark(..) => drop(decode::<Mark>(bytes)?),
-            Name::Trash(id, generation) => {
+            Name::Trash(id, generation, n) => {
                 let trash: Trash = decode(bytes)?;
-                self.forgotten
-                    .extend((!trash.undone).then_some(Name::Point(id, generation)));
+                let point = Name::Point(id, generation);
+                let newest = self.trash.entry(point).or_default();
+                *newest = (*newest).max((n, trash.undone));
             }
             Name::Lease(_) => drop(decode::<Lease>(bytes)?),
             Name::Condemned(_) => drop(decode::<Condemned>(bytes)?),
@@ -72,7 +74,9 @@ pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
     }
     check_copies(context, &seen.links, &seen.copies);
     check_backups_exist(context, &seen.links, &seen.backups);
-    check_chains(context, seen.links, &seen.forgotten);
+    let forgotten = seen.trash.iter().filter(|(_, (_, undone))| !undone);
+    let forgotten = forgotten.map(|(name, _)| *name).collect();
+    check_chains(context, seen.links, &forgotten);
     Ok(())
 }
 

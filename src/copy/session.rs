@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// Failed parts that a record lists at most; it counts them all. 10 000 parts are about 2 MB.
 pub const FAILED_PARTS_MAX: usize = 10_000;
 
+/// Records that are read at a time: a repository gathers one for every copy, and each is a request.
+const READERS: usize = 8;
+
 /// How a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum SessionState {
@@ -206,16 +209,40 @@ pub fn sessions(target: &Repository) -> Result<BTreeMap<ObjectId, SessionRecord>
             *highest = (*highest).max(number);
         }
     }
+    let newest: Vec<_> = newest.into_iter().collect();
+    let share = newest.len().div_ceil(READERS).max(1);
+    let read = |share: &[(ObjectId, u64)]| -> Result<Vec<_>> {
+        let records = share.iter().map(|(id, number)| {
+            let record = readable(target, Name::Session(*id, *number))?;
+            Ok(record.map(|record| (*id, record)))
+        });
+        records.filter_map(Result::transpose).collect()
+    };
+    let shares: Vec<_> = std::thread::scope(|scope| {
+        let readers = newest
+            .chunks(share)
+            .map(|share| scope.spawn(|| read(share)));
+        let readers: Vec<_> = readers.collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("reading a record does not panic"))
+            .collect()
+    });
     let mut sessions = BTreeMap::new();
-    for (id, number) in newest {
-        let name = Name::Session(id, number);
-        match target.document(name) {
-            Ok(record) => drop(sessions.insert(id, record)),
-            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::NotFound) => {
-                tracing::warn!("{name} cannot be read: {error}");
-            }
-            Err(error) => return Err(error),
-        }
+    for records in shares {
+        sessions.extend(records?);
     }
     Ok(sessions)
+}
+
+/// A session's record; `None` when it cannot be read.
+fn readable(target: &Repository, name: Name) -> Result<Option<SessionRecord>> {
+    match target.document(name) {
+        Ok(record) => Ok(Some(record)),
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::NotFound) => {
+            tracing::warn!("{name} cannot be read: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

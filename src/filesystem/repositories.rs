@@ -49,10 +49,7 @@ impl MountedRepository {
     pub(super) fn contents(&self) -> Arc<Contents> {
         self.catalog
             .contents_within(self.fresh)
-            .unwrap_or_else(|error| {
-                tracing::warn!("{}: {error}", self.name);
-                self.catalog.contents()
-            })
+            .unwrap_or_else(|_| self.catalog.contents())
     }
 
     /// What does not fit what this host has seen of the repository before: each sentence once.

@@ -3,24 +3,27 @@
 //! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
 //! a keyed hash of its backup and its name, and records are created only if absent.
 
+mod merge;
 mod records;
 
 use super::newest::Newest;
-use super::record::{BackupRecord, Catalogue, CatalogueEntry, Condemned, PointRecord, Trash};
+use super::record::{BackupRecord, Condemned, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::page::is_name;
 use crate::repository::{Repository, encode};
 use crate::store::names::{self, Name};
+use merge::{Held, merged};
 use parking_lot::Mutex;
 use records::Records;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Records outside any catalogue from which a writer merges them into one.
-const LOOSE_RECORDS_MAX: usize = 64;
+/// While a store does not answer, it is asked at most this often for readers, who see what was known last.
+const FAILED_LOOK_KEPT: Duration = Duration::from_secs(5);
 
 /// A backup with its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,22 +98,61 @@ impl Contents {
     }
 }
 
+/// What is known of the store's records. Locked by who looks at the store, for as long as the look takes: looks come one
+/// after another, so that what an older one has seen never replaces what a newer one has. Locked before [`Shown`].
 #[derive(Default)]
 struct State {
     records: HashMap<(ObjectId, u64), Arc<Point>>,
-    catalogues: HashSet<ObjectId>,
-    covered: HashSet<(ObjectId, u64)>,
-    trash: HashMap<(ObjectId, u64), bool>,
+    /// Catalogues that were read, with what they hold.
+    catalogues: HashMap<ObjectId, Held>,
+    /// Catalogues that those replace.
+    replaced: HashSet<ObjectId>,
+    /// Of each point that was ever forgotten, the number of its newest record in the trash, and whether that hides it.
+    trash: HashMap<(ObjectId, u64), (u64, bool)>,
     backups: HashMap<ObjectId, Arc<Backup>>,
-    contents: Arc<Contents>,
+    /// Records of points that the store has listed.
+    listed: Vec<Name>,
     newest: Newest,
+}
+
+impl State {
+    fn hides(&self, key: &(ObjectId, u64)) -> bool {
+        self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
+    }
+}
+
+/// What readers are given; never locked while the store is asked.
+#[derive(Default)]
+struct Shown {
+    contents: Arc<Contents>,
+    /// When the look began that saw it.
     looked: Option<Instant>,
+    /// When and why the last look failed; none when it did not.
+    failed: Option<(Instant, Kind, String)>,
+}
+
+impl Shown {
+    fn failure(&self) -> Option<Error> {
+        let (_, kind, message) = self.failed.as_ref()?;
+        Some(Error::new(*kind, message.clone()))
+    }
+
+    /// The answer to a reader who need not wait for the store.
+    fn answer(&self, age: Duration) -> Option<Result<Arc<Contents>>> {
+        if self.looked.is_some_and(|at| at.elapsed() < age) {
+            return Some(Ok(self.contents.clone()));
+        }
+        let (at, ..) = self.failed.as_ref()?;
+        let recent = at.elapsed() < FAILED_LOOK_KEPT;
+        self.failure().filter(|_| recent).map(Err)
+    }
 }
 
 /// The backups and restore points of a repository.
 pub struct Catalog {
     repository: Arc<Repository>,
     state: Mutex<State>,
+    shown: Mutex<Shown>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -162,6 +204,7 @@ impl Catalog {
         let catalog = Self {
             repository,
             state: Mutex::new(state),
+            shown: Mutex::default(),
         };
         catalog.refresh()?;
         Ok(catalog)
@@ -174,25 +217,82 @@ impl Catalog {
 
     /// What was there when it was last looked at.
     pub fn contents(&self) -> Arc<Contents> {
-        self.state.lock().contents.clone()
+        self.shown.lock().contents.clone()
     }
 
-    /// What is there, looked at anew if the last look is older than `age`.
-    #[allow(clippy::disallowed_methods)] // a monotonic age of a cache, not a time that is stored
+    /// What is there, looked at anew if the last look is older than `age`. After a look that failed, the same error for
+    /// a few seconds without asking the store.
     pub fn contents_within(&self, age: Duration) -> Result<Arc<Contents>> {
-        let state = self.state.lock();
-        if state.looked.is_some_and(|at| at.elapsed() < age) {
-            return Ok(state.contents.clone());
+        let (answer, failure) = {
+            let shown = self.shown.lock();
+            (shown.answer(age), shown.failure())
+        };
+        if let Some(answer) = answer {
+            return answer;
         }
-        drop(state);
-        self.refresh()
+        // Where the last look failed, one reader finds out whether the store is back, and no other waits for that.
+        let mut state = match failure {
+            None => self.state.lock(),
+            Some(failure) => match self.state.try_lock() {
+                Some(state) => state,
+                None => return Err(failure),
+            },
+        };
+        // Somebody else may have looked while this reader waited.
+        let answer = self.shown.lock().answer(age);
+        answer.unwrap_or_else(|| {
+            let looked = self.look(&mut state);
+            looked.inspect_err(|error| tracing::warn!("{self:?}: {error}"))
+        })
     }
 
     /// Looks at the store anew: one listing of each kind, and only records that are new are read.
-    #[allow(clippy::disallowed_methods)] // see contents_within
     pub fn refresh(&self) -> Result<Arc<Contents>> {
-        let store = self.repository.store();
+        self.look(&mut self.state.lock())
+    }
+
+    #[allow(clippy::disallowed_methods)] // monotonic ages of a cache, not times that are stored
+    fn look(&self, state: &mut State) -> Result<Arc<Contents>> {
         let began = Instant::now();
+        let found = self.read_records(state);
+        let mut shown = self.shown.lock();
+        match &found {
+            Ok(contents) => {
+                *shown = Shown {
+                    contents: contents.clone(),
+                    looked: Some(began),
+                    failed: None,
+                };
+            }
+            Err(error) => {
+                shown.failed = Some((Instant::now(), error.kind(), error.message().to_owned()));
+            }
+        }
+        found
+    }
+
+    /// Looks after a write that has succeeded. Where the look fails, `written` says what is known to be new: the write
+    /// is done, and its caller is not told otherwise.
+    fn look_after(&self, written: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        let Err(error) = self.look(&mut state) else {
+            return;
+        };
+        tracing::warn!("what was written is not looked at yet: {error}");
+        written(&mut state);
+        let Contents {
+            backups, points, ..
+        } = visible(&state, &state.listed, BTreeMap::new());
+        let mut shown = self.shown.lock();
+        shown.contents = Arc::new(Contents {
+            backups,
+            points,
+            ..(*shown.contents).clone()
+        });
+    }
+
+    fn read_records(&self, state: &mut State) -> Result<Arc<Contents>> {
+        let store = self.repository.store();
         let listed = |prefix| -> Result<Vec<Name>> {
             let objects = store.list(prefix)?;
             Ok(objects
@@ -202,27 +302,25 @@ impl Catalog {
         };
         // The trash is listed before the points: a point made anew after being forgotten is never hidden.
         let (backups, trash) = (listed(names::BACKUPS)?, listed(names::TRASH)?);
-        let (catalogues, points) = (listed(names::CATALOGUE)?, listed(names::POINTS)?);
-        let mut state = self.state.lock();
+        let (catalogues, points) = (store.list(names::CATALOGUE)?, listed(names::POINTS)?);
         let mut problems = BTreeMap::new();
         let mut records = Records {
             repository: &self.repository,
-            state: &mut state,
+            state,
             problems: &mut problems,
         };
         records.read_backups(&backups)?;
-        records.read_catalogues(&catalogues)?;
+        records.read_catalogues(catalogues)?;
         records.read_points(&points)?;
         records.read_trash(&trash)?;
-        let contradictions = compare_with_seen(&mut state, &points);
+        let contradictions = compare_with_seen(state, &points);
         for (backup, why) in &contradictions {
             problems.insert(names::backup(*backup), why.clone());
         }
-        let mut contents = visible(&state, &points, problems);
+        state.listed = points;
+        let mut contents = visible(state, &state.listed, problems);
         contents.contradictions = contradictions;
-        state.contents = Arc::new(contents);
-        state.looked = Some(began);
-        Ok(state.contents.clone())
+        Ok(Arc::new(contents))
     }
 
     /// The backup of this name, made if there is none.
@@ -243,29 +341,50 @@ impl Catalog {
         };
         // A backup that was renamed keeps its id; a new one of its old name takes the next id of that name.
         for id in self.backup_ids(name) {
-            match self
-                .repository
-                .create_document(Name::Backup(id, 0), &record)
-            {
-                Ok(()) => break,
-                Err(error) if error.kind() == Kind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-            if self.refresh()?.backups.contains_key(name) {
-                break;
+            if let Some(backup) = self.backup_with_id(id, &record)? {
+                return Ok(backup);
             }
         }
-        let contents = self.refresh()?;
-        let backup = contents.backups.get(name).cloned();
-        backup.ok_or_else(|| {
-            Error::new(
-                Kind::Failed,
-                format!(
-                    "the backup {:?} cannot be made",
-                    String::from_utf8_lossy(name)
-                ),
-            )
-        })
+        let message = format!(
+            "the backup {:?} cannot be made",
+            String::from_utf8_lossy(name)
+        );
+        Err(Error::new(Kind::Failed, message))
+    }
+
+    /// The backup of this id when its newest record has the name of `record`, made or revived with that record where
+    /// there is none; `None` when it has another name. Fails when its newest record cannot be read: whoever took another
+    /// id then would have two backups of one name.
+    fn backup_with_id(&self, id: ObjectId, record: &BackupRecord) -> Result<Option<Arc<Backup>>> {
+        let mut number = 0;
+        loop {
+            match self.add_backup_record(id, number, record.clone()) {
+                Err(error) if error.kind() == Kind::AlreadyExists => {}
+                made => return made.map(Some),
+            }
+            let found = self.newest_backup_record(id)?;
+            if !found.record.removed {
+                return Ok((found.record.name == record.name).then_some(found));
+            }
+            if self.contents().points_of(id).next().is_some() {
+                // It was removed while a point was committed to it, so it is there under its name.
+                return Ok(None);
+            }
+            number = next_number(found.number)?;
+        }
+    }
+
+    fn newest_backup_record(&self, id: ObjectId) -> Result<Arc<Backup>> {
+        let listed = self.repository.store().list(&names::backup(id))?;
+        let numbers = listed
+            .iter()
+            .filter_map(|object| match Name::parse(&object.name) {
+                Some(Name::Backup(_, number)) => Some(number),
+                _ => None,
+            });
+        let number = numbers.max().unwrap_or(0);
+        let record = self.repository.document(Name::Backup(id, number))?;
+        Ok(Arc::new(Backup { id, number, record }))
     }
 
     /// The ids that backups of this name may have, in the order in which they are taken.
@@ -312,17 +431,18 @@ impl Catalog {
                 Kind::AlreadyExists => taken(&backup, &record.name),
                 _ => error,
             })?;
+        let point = Arc::new(Point {
+            id,
+            generation,
+            hash: *blake3::hash(&encode(&record)).as_bytes(),
+            record,
+        });
         self.gather_loose_records();
-        let contents = self.refresh()?;
-        let point = contents
-            .points_of(backup.id)
-            .find(|point| point.id == id && point.generation == generation);
-        point.cloned().ok_or_else(|| {
-            Error::new(
-                Kind::Failed,
-                "the restore point was written but is not listed; look at it again",
-            )
-        })
+        self.look_after(|state| {
+            state.records.insert((id, generation), point.clone());
+            state.listed.push(Name::Point(id, generation));
+        });
+        Ok(point)
     }
 
     /// Generation of the name's next use, and the place in the backup's chain of records.
@@ -333,29 +453,28 @@ impl Catalog {
         name: &[u8],
     ) -> Result<(u64, u64, [u8; 32])> {
         let state = self.state.lock();
-        if state
-            .contents
-            .points_of(backup.id)
-            .any(|point| point.id == id)
-        {
+        let of_name = || {
+            let known = state.records.keys().chain(state.trash.keys());
+            known.filter(|key| key.0 == id)
+        };
+        // A point that is known and not in the trash has the name, even where the store does not list it just now.
+        if of_name().any(|key| !state.hides(key)) {
             return Err(taken(backup, name));
         }
+        let generation = match of_name().map(|key| key.1).max() {
+            None => 0,
+            Some(used) => next_number(used)?,
+        };
         let of_backup = || {
             state
                 .records
                 .values()
                 .filter(|point| point.record.backup == backup.id)
         };
-        let used = state
-            .records
-            .keys()
-            .chain(state.trash.keys())
-            .filter(|key| key.0 == id)
-            .map(|key| key.1 + 1);
         let newest = of_backup().max_by_key(|point| point.record.sequence);
         Ok((
-            used.max().unwrap_or(0),
-            newest.map_or(1, |point| point.record.sequence + 1),
+            generation,
+            newest.map_or(Ok(1), |point| next_number(point.record.sequence))?,
             newest.map_or([0; 32], |point| point.hash),
         ))
     }
@@ -378,49 +497,65 @@ impl Catalog {
 
     /// Merges records into a catalogue when many lie loose. It only makes later starts faster: failure is harmless.
     fn gather_loose_records(&self) {
-        let (entries, replaces) = {
-            let state = self.state.lock();
-            let loose = state
-                .records
-                .keys()
-                .filter(|key| !state.covered.contains(key))
-                .count();
-            if loose < LOOSE_RECORDS_MAX {
+        let catalogues = merged(&self.state.lock());
+        for catalogue in catalogues {
+            if let Err(error) = self
+                .repository
+                .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
+            {
+                tracing::warn!("the list of restore points was not merged: {error}");
                 return;
             }
-            let entries: Vec<_> = state
-                .records
-                .values()
-                .map(|point| CatalogueEntry {
-                    id: point.id,
-                    generation: point.generation,
-                    record: encode(&point.record),
-                })
-                .collect();
-            (entries, state.catalogues.iter().copied().collect())
-        };
-        let catalogue = Catalogue {
-            replaces,
-            points: entries,
-        };
-        if let Err(error) = self
-            .repository
-            .create_document(Name::Catalogue(ObjectId::random()), &catalogue)
-        {
-            tracing::warn!("the list of restore points was not merged: {error}");
         }
     }
 
-    /// Forgets a point: it goes into the trash. `NotFound` when it is not visible.
+    /// Forgets a point: it goes into the trash. Succeeds when it is there already.
     pub fn forget(&self, point: &Point) -> Result<()> {
+        self.put_in_trash(point, true)
+    }
+
+    /// Takes a point out of the trash: it is visible again. Succeeds when it is not there.
+    pub fn undelete(&self, point: &Point) -> Result<()> {
+        self.put_in_trash(point, false)
+    }
+
+    /// Adds the next record to what the trash says of a point, unless its newest says the same.
+    fn put_in_trash(&self, point: &Point, hidden: bool) -> Result<()> {
         let trash = Trash {
             time: self.repository.now(),
             host: crate::repository::host_name(),
-            undone: false,
+            undone: !hidden,
         };
-        self.repository
-            .create_document(Name::Trash(point.id, point.generation), &trash)?;
-        self.refresh()?;
+        let key = (point.id, point.generation);
+        let (mut looked, mut free) = (false, 0);
+        let n = loop {
+            let known = self.state.lock().trash.get(&key).copied();
+            if known.map_or(!hidden, |(_, now)| now == hidden) {
+                if looked {
+                    return Ok(());
+                }
+                self.refresh()?;
+                looked = true;
+                continue;
+            }
+            let next = known.map_or(Ok(0), |(n, _)| next_number(n))?;
+            // What lies at a number and cannot be read is passed over: this record holds whatever that one said.
+            let n = next.max(free);
+            let name = Name::Trash(point.id, point.generation, n);
+            match self.repository.create_document(name, &trash) {
+                Ok(()) => break n,
+                // Somebody else was first, maybe with the same wish.
+                Err(error) if error.kind() == Kind::AlreadyExists => {
+                    self.refresh()?;
+                    looked = true;
+                    free = next_number(n)?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.look_after(|state| {
+            state.trash.insert(key, (n, hidden));
+        });
         Ok(())
     }
 
@@ -438,16 +573,37 @@ impl Catalog {
 
     /// Gives a backup a new record. Fails with `AlreadyExists` when somebody else changed it meanwhile.
     pub fn change_backup(&self, backup: &Backup, record: BackupRecord) -> Result<()> {
-        self.repository
-            .create_document(Name::Backup(backup.id, backup.number + 1), &record)?;
-        self.refresh()?;
+        self.add_backup_record(backup.id, next_number(backup.number)?, record)?;
         Ok(())
+    }
+
+    fn add_backup_record(
+        &self,
+        id: ObjectId,
+        number: u64,
+        record: BackupRecord,
+    ) -> Result<Arc<Backup>> {
+        self.repository
+            .create_document(Name::Backup(id, number), &record)?;
+        let backup = Arc::new(Backup { id, number, record });
+        self.look_after(|state| drop(state.backups.insert(id, backup.clone())));
+        Ok(backup)
     }
 
     /// The time now, for drafts.
     pub fn now(&self) -> Time {
         self.repository.now()
     }
+}
+
+/// The number of the next record of a series.
+fn next_number(number: u64) -> Result<u64> {
+    number.checked_add(1).ok_or_else(|| {
+        Error::new(
+            Kind::TooBig,
+            "a series of records has reached its last number",
+        )
+    })
 }
 
 fn taken(backup: &Backup, name: &[u8]) -> Error {
@@ -482,15 +638,6 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
         problems,
         ..Contents::default()
     };
-    for backup in state
-        .backups
-        .values()
-        .filter(|backup| !backup.record.removed)
-    {
-        contents
-            .backups
-            .insert(backup.record.name.clone(), backup.clone());
-    }
     for name in listed {
         let Name::Point(id, generation) = name else {
             continue;
@@ -499,7 +646,7 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
         let Some(point) = state.records.get(&key) else {
             continue;
         };
-        if state.trash.get(&key) == Some(&true) {
+        if state.hides(&key) {
             continue;
         }
         let points = contents.points.entry(point.record.backup).or_default();
@@ -510,5 +657,31 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
             points.insert(point.record.name.clone(), point.clone());
         }
     }
+    name_backups(state, &mut contents);
     contents
+}
+
+/// Of two backups of one name the lower id has it, on every host. One that was removed while another host committed a
+/// point to it is there as long as the point is, if its name is not in use again.
+fn name_backups(state: &State, contents: &mut Contents) {
+    let mut backups: Vec<_> = state.backups.values().collect();
+    backups.sort_unstable_by_key(|backup| (backup.record.removed, backup.id));
+    for backup in backups {
+        if backup.record.removed && !contents.points.contains_key(&backup.id) {
+            continue;
+        }
+        match contents.backups.entry(backup.record.name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(backup.clone());
+            }
+            Entry::Occupied(other) => {
+                let sentence = format!(
+                    "the backup {} also exists with the id {}, which is shown; the points of this one are not",
+                    String::from_utf8_lossy(backup.name()),
+                    other.get().id
+                );
+                contents.problems.insert(names::backup(backup.id), sentence);
+            }
+        }
+    }
 }

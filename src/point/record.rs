@@ -120,7 +120,7 @@ pub struct Mark {
     pub more: Vec<(String, Vec<u8>)>,
 }
 
-/// `trash/<id>.<generation>`: this point is forgotten.
+/// `trash/<id>.<generation>/<n>`: this point is forgotten, or no more; the highest `n` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Trash {
     /// When it was forgotten.

@@ -17,7 +17,7 @@
 //!  config/<n>             settings                                document; the highest n holds
 //!  backups/<id>/<n>       a backup: its name …                    document; the highest n holds
 //!  points/<id>.<g> ─────► a restore point ──► root page ──┐       document
-//!  trash/<id>.<g>         … is forgotten                  │       document
+//!  trash/<id>.<g>/<n>     … is forgotten, or no more      │       document; the highest n holds
 //!  marks/<id>/<n>         what may be said of it later    │       document; the highest n holds
 //!  catalogue/<id>         copies of many point records    │       document; may be ignored
 //!  index/<id> ──────────► chunk id ──► pack, offset, length       sealed body
@@ -26,7 +26,8 @@
 //!  leases/ sessions/ condemned/                                   documents of writers; a reader ignores them
 //! ```
 //! Names are built and parsed in `store/names.rs`: ids are 32 hexadecimal digits, numbers and generations 16, `xx`
-//! is the id's first byte. A reader ignores names of any other form. Nothing is ever changed in place.
+//! is the id's first byte. A reader ignores names of any other form. Nothing is ever changed in place. Of a series,
+//! the highest `n` holds that can be authenticated: whoever can write to the store can give any object any name.
 //!
 //! # From a password to the ring
 //!
@@ -54,7 +55,9 @@
 //! The counter of a section or frame is its number in the object; a pack's directory has the number behind its last
 //! frame. The plain length is that of the decrypted bytes, and for a frame that of the decompressed ones. The kinds
 //! are those of `ObjectKind` in `crypto.rs`; parts are 0 section, 1 frame, 2 directory. The id in the place is the
-//! one in the object's name (zeros for `config/` and `condemned/`), the number is the name's number or generation.
+//! one in the object's name (zeros for `config/` and `condemned/`), the number is the name's number or generation. A
+//! name in `trash/` has both: its number is the `n`, its id the first 16 bytes of the BLAKE3 of the 24 bytes that id and
+//! generation spell in the name.
 //!
 //! # Documents and index segments: sealed bodies
 //!
@@ -73,8 +76,8 @@
 //! | `trash/`, `marks/`, `catalogue/`, `leases/`, `condemned/` | `Trash`, `Mark`, `Catalogue`, `Lease`, `Condemned` in `point/record.rs` |
 //! | pages | `StoredDirectory`, `ContentPage`, `Child` in `point/page.rs`, `Node`, `File`, `Content`, `Extent` in `point/entry.rs` |
 //!
-//! A point is visible when its record is there and `trash/` with the same id and generation is not, or says that it
-//! was undone. Of several generations of one id the highest visible one holds.
+//! A point is visible when its record is there and `trash/` with the same id and generation is not, or the highest of
+//! its records says that the forgetting was undone. Of several generations of one id the highest visible one holds.
 //!
 //! # From a chunk's id to its bytes
 //!

@@ -193,8 +193,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository in an empty store. Fails with `AlreadyExists` when there is one, with `Invalid` when the
-    /// store cannot create objects honestly or a setting is out of range.
+    /// Makes a repository in an empty store. Fails with `AlreadyExists` when there is one, or what an `init` that died
+    /// has left, with `Invalid` when the store cannot create objects honestly or a setting is out of range.
     pub fn init(
         store: SharedStore,
         credential: &Credential,
@@ -213,8 +213,21 @@ impl Repository {
                 ),
             )
         };
-        if store.head(&Name::Header.to_string()).is_ok() {
-            return Err(taken());
+        match store.head(&Name::Header.to_string()) {
+            Ok(_) => return Err(taken()),
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // Another ring encrypted these settings. Only a person can tell that no other init is at work just now.
+        let unfinished = || {
+            let message = format!(
+                "an unfinished init left keys/ and config/ in {}; remove them and run init again",
+                store.location()
+            );
+            Error::new(Kind::AlreadyExists, message)
+        };
+        if !store.list(names::CONFIG)?.is_empty() {
+            return Err(unfinished());
         }
         let now = clock.now();
         let ring = Ring::new(ObjectId::random());
@@ -224,8 +237,15 @@ impl Repository {
             ring,
         };
         // The header is written last: without it there is no repository, whatever a crash leaves.
-        access.add_key(credential, label, now)?;
-        access.create_document(Name::Config(0), settings)?;
+        let key = access.add_key(credential, label, now)?;
+        if let Err(error) = access.create_document(Name::Config(0), settings) {
+            // Another init came first, and its repository need not carry this key, which opens nothing there.
+            if error.kind() == Kind::AlreadyExists {
+                store.delete(&Name::Key(key).to_string())?;
+                return Err(unfinished());
+            }
+            return Err(error);
+        }
         let bytes = header.encode(&access.ring);
         store
             .create(&Name::Header.to_string(), bytes.into())
@@ -429,8 +449,8 @@ impl Repository {
         self.access.document_bytes(name)
     }
 
-    /// Creates a document; `AlreadyExists` when the name is taken.
-    pub fn create_document<T: Encode>(&self, name: Name, document: &T) -> Result<()> {
+    /// Creates a document; `AlreadyExists` when the name is taken, `TooBig` when nobody could read it again.
+    pub fn create_document<T: Encode + Decode<()>>(&self, name: Name, document: &T) -> Result<()> {
         self.require_writable()?;
         self.access.create_document(name, document)
     }
@@ -458,7 +478,8 @@ impl Repository {
         self.access.add_key(credential, label, self.now())
     }
 
-    /// Removes a slot. Fails with `NotFound` when there is none, with `Denied` when it is the last.
+    /// Removes a slot. Fails with `NotFound` when there is none, with `Denied` when it is the last, also when another
+    /// host removes the others at the same time: the slot is put back then.
     pub fn remove_key(&self, id: ObjectId) -> Result<()> {
         self.require_writable()?;
         let slots = self.key_slots()?;
@@ -472,11 +493,24 @@ impl Repository {
                 format!("there is no key {id}; `keepfs key list` shows all"),
             ));
         }
-        if others == 0 {
+        let last = || {
             let message = "this is the last key, and without a key nothing can ever be read again; add another first";
-            return Err(Error::new(Kind::Denied, message));
+            Error::new(Kind::Denied, message)
+        };
+        if others == 0 {
+            return Err(last());
         }
-        self.access.store.delete(&Name::Key(id).to_string())
+        let (store, name) = (&self.access.store, Name::Key(id).to_string());
+        let slot = store.get(&name)?;
+        store.delete(&name)?;
+        // Another host may have removed the others since they were listed. What is not known counts as no other key.
+        match self.key_slots() {
+            Ok(left) if left.iter().any(|(_, slot)| slot.is_ok()) => Ok(()),
+            left => {
+                store.create(&name, slot)?;
+                Err(left.err().unwrap_or_else(last))
+            }
+        }
     }
 }
 
@@ -493,7 +527,7 @@ pub(crate) fn owner_of(repository: ObjectId, name: Name) -> Owner {
         Name::Catalogue(id) => (ObjectKind::Catalogue, id, 0),
         Name::Point(id, generation) => (ObjectKind::Point, id, generation),
         Name::Mark(id, n) => (ObjectKind::Mark, id, n),
-        Name::Trash(id, generation) => (ObjectKind::Trash, id, generation),
+        Name::Trash(id, generation, n) => (ObjectKind::Trash, trash_id(id, generation), n),
         Name::Lease(id) => (ObjectKind::Lease, id, 0),
         Name::Session(id, n) => (ObjectKind::Session, id, n),
         Name::Condemned(n) => (ObjectKind::Condemned, ObjectId::default(), n),
@@ -504,6 +538,24 @@ pub(crate) fn owner_of(repository: ObjectId, name: Name) -> Owner {
         id,
         number,
     }
+}
+
+/// A trash record's name has two numbers, the place in its ciphertext one: the generation goes into the id.
+fn trash_id(id: ObjectId, generation: u64) -> ObjectId {
+    let spelled = [id.0.as_slice(), &generation.to_be_bytes()].concat();
+    let mut place = ObjectId::default();
+    place
+        .0
+        .copy_from_slice(&blake3::hash(&spelled).as_bytes()[..16]);
+    place
+}
+
+/// Whether an object is there and is not what the ring's owner wrote, or is gone.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::Damaged | Kind::TooNew | Kind::WrongKey | Kind::NotFound
+    )
 }
 
 impl Access {
@@ -520,31 +572,54 @@ impl Access {
         decode(&self.document_bytes(name)?).map_err(|error| error.context(name))
     }
 
-    fn create_document<T: Encode>(&self, name: Name, document: &T) -> Result<()> {
-        let bytes = sealed::seal(&self.ring, self.owner(name), &encode(document))?;
+    fn create_document<T: Encode + Decode<()>>(&self, name: Name, document: &T) -> Result<()> {
+        let document = encode(document);
+        // Writing has no limit of its own: reading back is the test that every reader makes.
+        decode::<T>(&document).map_err(|error| {
+            let message =
+                format!("{name} would be too long to be read again, so it is not written");
+            Error::new(Kind::TooBig, message).caused_by(error)
+        })?;
+        let bytes = sealed::seal(&self.ring, self.owner(name), &document)?;
         self.store.create(&name.to_string(), Bytes::from(bytes))
     }
 
     fn newest_settings(&self) -> Result<Settings> {
         let listed = self.store.list(names::CONFIG)?;
-        let newest = listed
+        let mut numbers: Vec<u64> = listed
             .iter()
             .filter_map(|object| match Name::parse(&object.name) {
                 Some(Name::Config(n)) => Some(n),
                 _ => None,
-            });
-        let Some(n) = newest.max() else {
+            })
+            .collect();
+        numbers.sort_unstable();
+        let mut first = None;
+        while let Some(n) = numbers.pop() {
+            let name = Name::Config(n);
+            match self.document_bytes(name) {
+                Ok(bytes) => {
+                    let settings: Settings = decode(&bytes).map_err(|error| error.context(name))?;
+                    settings
+                        .check()
+                        .map_err(|error| Error::new(Kind::Damaged, error.message()))?;
+                    return Ok(settings);
+                }
+                // Anybody who can write to the store can give an object the highest number.
+                Err(error) if is_unreadable(&error) => {
+                    tracing::warn!("{error}");
+                    first = first.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first.unwrap_or_else(|| {
             let message = format!(
                 "the settings of the repository in {} are missing",
                 self.store.location()
             );
-            return Err(Error::new(Kind::Damaged, message));
-        };
-        let settings: Settings = self.document(Name::Config(n))?;
-        settings
-            .check()
-            .map_err(|error| Error::new(Kind::Damaged, error.message()))?;
-        Ok(settings)
+            Error::new(Kind::Damaged, message)
+        }))
     }
 
     fn add_key(&self, credential: &Credential, label: &str, now: Time) -> Result<ObjectId> {
@@ -566,7 +641,8 @@ impl Access {
     }
 }
 
-/// Tries the credential on every slot. A damaged slot is passed over, and named only if no other opens.
+/// Tries the credential on every slot. A damaged slot is passed over, and named only if no other opens: it may be the
+/// one that this credential is for, or not.
 fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential) -> Result<Ring> {
     let mut damaged = None;
     let mut slots = 0;
@@ -575,16 +651,16 @@ fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential)
             continue;
         };
         slots += 1;
-        let opened = Slot::decode(&store.get(&object.name)?)
+        let opened = store
+            .get(&object.name)
+            .and_then(|bytes| Slot::decode(&bytes))
             .and_then(|slot| slot.open(repository, id, credential));
         match opened {
             Ok(Some(ring)) => return Ok(ring),
             Ok(None) => {}
-            Err(error) => damaged = Some(error.context(format_args!("key slot {id}"))),
+            Err(error) if is_unreadable(&error) => damaged = Some((id, error)),
+            Err(error) => return Err(error),
         }
-    }
-    if let Some(error) = damaged {
-        return Err(error);
     }
     if slots == 0 {
         let message = format!(
@@ -597,11 +673,15 @@ fn open_ring(store: &SharedStore, repository: ObjectId, credential: &Credential)
         Credential::Password(_) => "password",
         Credential::KeyFile(_) => "key file",
     };
+    let place = store.location();
+    let Some((id, error)) = damaged else {
+        let message = format!("this {what} does not open the repository in {place}; try another");
+        return Err(Error::new(Kind::WrongKey, message));
+    };
     let message = format!(
-        "this {what} does not open the repository in {}; try another",
-        store.location()
+        "this {what} does not open the repository in {place}, and its key slot {id} cannot be read; try another, or bring back keys/{id}: {error}"
     );
-    Err(Error::new(Kind::WrongKey, message))
+    Err(Error::new(Kind::WrongKey, message).caused_by(error))
 }
 
 /// The name of this host, as the kernel tells it.

@@ -51,8 +51,8 @@ pub enum Name {
     Point(ObjectId, u64),
     /// The nth state of what may still be said of a complete restore point.
     Mark(ObjectId, u64),
-    /// This generation of this restore point is forgotten.
-    Trash(ObjectId, u64),
+    /// The nth state of whether this generation of this restore point is forgotten.
+    Trash(ObjectId, u64, u64),
     /// A reader's or writer's lease.
     Lease(ObjectId),
     /// The nth record of a copy session.
@@ -122,7 +122,7 @@ impl fmt::Display for Name {
             Self::Catalogue(id) => write!(f, "{CATALOGUE}{id}"),
             Self::Point(id, generation) => write!(f, "{POINTS}{id}.{generation:016x}"),
             Self::Mark(point, n) => write!(f, "{MARKS}{point}/{n:016x}"),
-            Self::Trash(id, generation) => write!(f, "{TRASH}{id}.{generation:016x}"),
+            Self::Trash(id, generation, n) => write!(f, "{TRASH}{id}.{generation:016x}/{n:016x}"),
             Self::Lease(id) => write!(f, "{LEASES}{id}"),
             Self::Session(id, n) => write!(f, "{SESSIONS}{id}/{n:016x}"),
             Self::Condemned(n) => write!(f, "{CONDEMNED}{n:016x}"),
@@ -146,7 +146,7 @@ impl Name {
             "catalogue" => id(rest).map(Self::Catalogue),
             "points" => pair(rest, '.').map(|(id, n)| Self::Point(id, n)),
             "marks" => pair(rest, '/').map(|(id, n)| Self::Mark(id, n)),
-            "trash" => pair(rest, '.').map(|(id, n)| Self::Trash(id, n)),
+            "trash" => trash(rest),
             "leases" => id(rest).map(Self::Lease),
             "sessions" => pair(rest, '/').map(|(id, n)| Self::Session(id, n)),
             "condemned" => number(rest).map(Self::Condemned),
@@ -166,6 +166,12 @@ fn number(text: &str) -> Option<u64> {
 fn pair(text: &str, separator: char) -> Option<(ObjectId, u64)> {
     let (left, right) = text.split_once(separator)?;
     Some((id(left)?, number(right)?))
+}
+
+fn trash(text: &str) -> Option<Name> {
+    let (point, n) = text.split_once('/')?;
+    let (id, generation) = pair(point, '.')?;
+    Some(Name::Trash(id, generation, number(n)?))
 }
 
 fn pack(text: &str) -> Option<Name> {
@@ -209,7 +215,7 @@ mod tests {
             id().prop_map(Name::Catalogue),
             (id(), number()).prop_map(|(id, n)| Name::Point(id, n)),
             (id(), number()).prop_map(|(id, n)| Name::Mark(id, n)),
-            (id(), number()).prop_map(|(id, n)| Name::Trash(id, n)),
+            (id(), number(), number()).prop_map(|(id, g, n)| Name::Trash(id, g, n)),
             id().prop_map(Name::Lease),
             (id(), number()).prop_map(|(id, n)| Name::Session(id, n)),
             number().prop_map(Name::Condemned),
@@ -270,7 +276,10 @@ mod tests {
             (Name::Catalogue(id), format!("catalogue/{hex}")),
             (Name::Point(id, 2), format!("points/{hex}.0000000000000002")),
             (Name::Mark(id, 3), format!("marks/{hex}/0000000000000003")),
-            (Name::Trash(id, 2), format!("trash/{hex}.0000000000000002")),
+            (
+                Name::Trash(id, 2, 6),
+                format!("trash/{hex}.0000000000000002/0000000000000006"),
+            ),
             (Name::Lease(id), format!("leases/{hex}")),
             (
                 Name::Session(id, 4),
