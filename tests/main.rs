@@ -17,6 +17,7 @@ mod kills;
 mod model;
 mod mount;
 mod mount_writes;
+mod open_points;
 mod planted;
 mod random_reads;
 mod reader;

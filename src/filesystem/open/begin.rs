@@ -71,7 +71,7 @@ impl OpenPoint {
             maker: facts.uid,
             directory,
             repositories: repositories.clone(),
-            bringer: Bringer::new(repository.catalog.repository().clone()),
+            bringer: Bringer::new(repository.trees.clone()),
             inner: Mutex::new(Inner {
                 state,
                 stage: Stage::Open,
@@ -131,6 +131,10 @@ impl OpenPoint {
             open.remove_directory();
             return Ok(None);
         }
+        open.trim_spools()?;
+        // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
+        let sources = open.inner.lock().state.sources_in_order();
+        open.bringer.want_behind(sources);
         Ok(Some(Arc::new(open)))
     }
 
@@ -174,10 +178,6 @@ impl OpenPoint {
             });
             matching::rematch_all(&mut inner.state, &from);
             inner.from = Some((from, true));
-        }
-        // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
-        for source in inner.state.sources.values() {
-            self.bringer.want(source);
         }
     }
 }

@@ -88,14 +88,12 @@ impl OpenPoint {
         self.commit(record)
     }
 
-    /// Whether an attempt has failed before. What failed is then tried once more: whoever seals may have mended it.
-    pub(super) fn forget_failure(&self) -> bool {
+    /// What failed before is tried once more: whoever seals may have mended it.
+    pub(super) fn forget_failure(&self) {
         let again = std::mem::take(&mut self.inner.lock().bring_again);
-        let failed = again || self.bringer.check().is_err();
-        if failed {
+        if again || self.bringer.check().is_err() {
             self.bringer.try_again();
         }
-        failed
     }
 
     /// Begins sealing a whole copy as it was written, if nothing has changed since `calls`. None when there is

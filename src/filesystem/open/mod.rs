@@ -70,7 +70,7 @@ struct Inner {
     waits_for_quiet: bool,
     /// What it was going to become when it sealed itself.
     seals_as: Option<SealAs>,
-    /// Whether sealing has failed: the next attempt brings everything anew.
+    /// Whether bringing has failed: the next attempt brings everything anew.
     bring_again: bool,
 }
 
@@ -176,10 +176,19 @@ impl OpenPoint {
 
     /// Writes a change down and applies it.
     fn change(&self, inner: &mut Inner, change: Change) -> Answer<()> {
-        self.bringer.check()?;
+        self.tell_failure(inner)?;
         inner.journal.append(&change)?;
         inner.state.apply(change, &find_trees(&self.repositories));
         Ok(())
+    }
+
+    /// Fails with what the transfer has failed with, once: whoever calls then tries again.
+    fn tell_failure(&self, inner: &mut Inner) -> Answer<()> {
+        if self.bringer.was_told() {
+            self.bringer.try_again();
+            inner.bring_again = true;
+        }
+        Ok(self.bringer.tell()?)
     }
 
     fn rematch(&self, inner: &mut Inner, parent: u64, name: &[u8]) {
@@ -223,14 +232,24 @@ impl OpenPoint {
 
     /// Makes the journal, and with it everything but spooled bytes, survive the host.
     pub(super) fn sync(&self) -> Answer<()> {
-        self.bringer.check()?;
-        Ok(self.inner.lock().journal.sync()?)
+        let mut inner = self.inner.lock();
+        self.tell_failure(&mut inner)?;
+        Ok(inner.journal.sync()?)
     }
 
     /// Returns when everything that was referred to is in the repository.
     pub(super) fn sync_all(&self) -> Answer<()> {
         self.sync()?;
-        Ok(self.bringer.finish()?)
+        let again = {
+            let mut inner = self.inner.lock();
+            let again = std::mem::take(&mut inner.bring_again);
+            again.then(|| inner.state.sources_in_order())
+        };
+        let again = again.unwrap_or_default();
+        again.iter().for_each(|source| self.bringer.want(source));
+        let brought = self.bringer.finish();
+        self.bringer.tell()?;
+        Ok(brought?)
     }
 
     /// Gives the point up with everything in it.

@@ -54,7 +54,7 @@ impl OpenPoint {
             EntryNode::File(file) => {
                 let mut inner = self.inner.lock();
                 Self::require_open(&inner)?;
-                Made::Linked(self.source(&mut inner, point, file)?.number)
+                Made::Linked(self.source(&mut inner, point, file)?.0.number)
             }
             EntryNode::Directory(_) => return Err(Rule::IsADirectory.into()),
             EntryNode::Symlink(target) => Made::Symlink(target.clone()),

@@ -3,9 +3,10 @@
 use super::OpenPoint;
 use super::content::Place;
 use super::state::OpenNode;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::{Answer, Rule};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 impl OpenPoint {
@@ -63,5 +64,14 @@ fn read_spool(
     let Some(spool) = spool else { return Ok(()) };
     spool
         .read_exact_at(&mut bytes[start..], begin)
-        .map_err(|error| Error::io("reading spooled bytes", error))
+        .map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => spool_is_short(),
+            _ => Error::io("reading spooled bytes", error),
+        })
+}
+
+/// The journal tells of bytes that the spool file does not have.
+pub(super) fn spool_is_short() -> Error {
+    let message = "bytes that were written to this file are lost on this host; write the file again";
+    Error::new(Kind::Damaged, message)
 }

@@ -9,19 +9,19 @@ use crate::point::File;
 use std::sync::Arc;
 
 impl OpenPoint {
-    /// The source for a file of a complete point; slices that follow each other share it.
+    /// The source for a file of a complete point, and whether it is new; slices that follow each other share it.
     pub(super) fn source(
         &self,
         inner: &mut Inner,
         point: &CompletePoint,
         file: &File,
-    ) -> Answer<Arc<SourceFile>> {
+    ) -> Answer<(Arc<SourceFile>, bool)> {
         let repository = point.repository.catalog.repository().id();
         if let Some(last) = &inner.last_source
             && last.repository == repository
             && last.file == *file
         {
-            return Ok(last.clone());
+            return Ok((last.clone(), false));
         }
         let number = inner.state.sources.len() as u64;
         let source = Change::Source {
@@ -33,7 +33,7 @@ impl OpenPoint {
         let source = inner.state.sources.get(&number).cloned();
         let source = source.ok_or(Rule::Stale)?;
         inner.last_source = Some(source.clone());
-        Ok(source)
+        Ok((source, true))
     }
 
     /// Refers to bytes of a file of a complete point; `path` is where that file is there.
@@ -45,11 +45,11 @@ impl OpenPoint {
         (point, file, offset): (&Arc<CompletePoint>, &File, u64),
         path: Option<Vec<Vec<u8>>>,
     ) -> Answer<()> {
-        let source = {
+        let wanted = {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
             Self::require_open(inner)?;
-            let source = self.source(inner, point, file)?;
+            let (source, new) = self.source(inner, point, file)?;
             let reference = Change::Reference {
                 node,
                 begin,
@@ -60,10 +60,13 @@ impl OpenPoint {
             self.change(inner, reference)?;
             self.note_from(inner, point, node, path)?;
             self.rematch_node(inner, node);
-            source
+            if std::mem::take(&mut inner.bring_again) {
+                self.bringer.want_behind(inner.state.sources_in_order());
+            }
+            new.then_some(source)
         };
-        // Outside the lock: this waits while the transfer is far behind.
-        self.bringer.want(&source);
+        // Outside the lock: this waits while the transfer is far behind. Who seals meanwhile wants it, too.
+        wanted.iter().for_each(|source| self.bringer.want(source));
         Ok(())
     }
 

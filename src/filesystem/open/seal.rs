@@ -3,9 +3,10 @@
 //! Order: every chunk is durable and in the index, then the record is created. The journal goes last, so that a
 //! daemon that dies in between finds the point open and its name taken by an equal one.
 
-use super::content::{OpenContent, Place, Segment, SourceFile};
+use super::content::{OpenContent, Place, Segment, SourceFile, is_there};
 use super::copied::{SealAs, whole_copy_of};
 use super::owners::Owners;
+use super::read::spool_is_short;
 use super::state::{Body, OpenNode};
 use super::{OpenPoint, Stage, TOP};
 use crate::backup::{Contents, Workers, tree_sink};
@@ -16,11 +17,13 @@ use crate::filesystem::repositories::CompletePoint;
 use crate::id::ChunkId;
 use crate::point::{
     Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Owner,
-    Point, PointRecord, Source, Tree,
+    Point, PointRecord, Source, Tree, Trees,
 };
 use crate::repository::{Lane, Writer};
 use crossbeam_channel::bounded;
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::sync::Arc;
 
 /// Referred bytes that are read at a time where they cannot be taken as chunks.
@@ -73,6 +76,8 @@ impl OpenPoint {
                 }))
             }
             Err(_) => {
+                // Whoever calls next tries again.
+                let _ = self.bringer.tell();
                 inner.bring_again = true;
                 Stage::Open
             }
@@ -98,15 +103,14 @@ impl OpenPoint {
         name: &[u8],
         copy_of: Option<&CompletePoint>,
     ) -> Result<Arc<Point>> {
-        if self.forget_failure() {
-            // What failed before is tried once more: the person who seals may have mended it.
-            let sources: Vec<_> = self.inner.lock().state.sources.values().cloned().collect();
-            sources.iter().for_each(|source| self.bringer.want(source));
-        }
+        self.forget_failure();
+        // Once more, whatever was wanted before: what is there costs a look at the index.
+        let sources = self.inner.lock().state.sources_in_order();
+        sources.iter().for_each(|source| self.bringer.want(source));
         let repository = self.repository.catalog.repository();
         let writer = Arc::new(Writer::new(repository.clone(), None)?);
         let workers = Workers::new(2);
-        let (tree, top) = std::thread::scope(|scope| {
+        let ((tree, top), referred) = std::thread::scope(|scope| {
             let (hold, done) = bounded(0);
             let working = &workers;
             scope.spawn(move || working.work(&done));
@@ -116,13 +120,15 @@ impl OpenPoint {
                 owners: RefCell::default(),
                 contents: Contents::new(writer.clone()),
                 workers: &workers,
+                referred: RefCell::default(),
             };
             let top = sealing.top();
             drop(hold);
-            top
+            Ok::<_, Error>((top?, sealing.referred.into_inner()))
         })?;
         self.bringer.finish()?;
         writer.flush()?;
+        referred.require(&self.repository.trees)?;
         let source = copy_of.map(|from| from.point.record.source.clone());
         let record = PointRecord {
             backup: self.backup,
@@ -157,6 +163,41 @@ struct Sealing<'a> {
     owners: RefCell<Owners>,
     contents: Contents,
     workers: &'a Workers,
+    referred: RefCell<Referred>,
+}
+
+/// What a point refers to without having written it.
+#[derive(Default)]
+struct Referred {
+    files: HashMap<u64, (Vec<u8>, Arc<SourceFile>)>,
+    chunks: HashSet<ChunkId>,
+}
+
+impl Referred {
+    /// Fails unless all of it is in the repository's index: whatever should have brought it, a complete point never
+    /// lacks data.
+    fn require(&self, trees: &Arc<Trees>) -> Result<()> {
+        for (name, source) in self.files.values() {
+            if !is_there(trees, &source.file)? {
+                source.trees()?;
+                return Err(lacking(trees, &String::from_utf8_lossy(name)));
+            }
+        }
+        for chunk in &self.chunks {
+            if trees.repository().find(chunk)?.is_none() {
+                return Err(lacking(trees, &format!("chunk {chunk}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lacking(trees: &Trees, what: &str) -> Error {
+    let message = format!(
+        "{what} has not arrived in {}; copy it again",
+        trees.repository().location()
+    );
+    Error::new(Kind::Failed, message)
 }
 
 enum Sealed {
@@ -232,11 +273,15 @@ impl Sealing<'_> {
             return Ok(File::empty());
         }
         if let Some(source) = content.whole_source() {
-            return Ok(source.file.clone());
+            let file = source.file.clone();
+            let mut referred = self.referred.borrow_mut();
+            referred.files.insert(source.number, (name.to_vec(), source));
+            return Ok(file);
         }
         let spooled = |segment: &Segment| matches!(segment.place, Place::Spool);
         if content.segments.iter().all(spooled) {
             let spool = self.open.spool(node)?;
+            require_length(&spool, content)?;
             spool
                 .set_len(content.size)
                 .map_err(|error| Error::io("cutting a spool file", error))?;
@@ -283,6 +328,7 @@ impl Sealing<'_> {
         for part in source.parts(offset, offset + length)? {
             let part = part?;
             if part.chunk.is_none() || part.whole {
+                self.referred.borrow_mut().chunks.extend(part.chunk);
                 self.push(writer, part.length(), part.chunk)?;
                 continue;
             }
@@ -308,6 +354,17 @@ impl Sealing<'_> {
         }
         Ok(())
     }
+}
+
+/// Fails when bytes that were spooled are not there: the host may have crashed before they were written.
+fn require_length(spool: &fs::File, content: &OpenContent) -> Result<()> {
+    let facts = spool.metadata();
+    let facts = facts.map_err(|error| Error::io("examining a spool file", error))?;
+    let spooled = content.segments.last().map_or(0, Segment::end);
+    if facts.len() >= spooled {
+        return Ok(());
+    }
+    Err(spool_is_short())
 }
 
 fn sealed_body(node: &OpenNode) -> Sealed {

@@ -297,6 +297,13 @@ impl State {
         }
     }
 
+    /// Everything that is referred to, in the order in which it was copied.
+    pub fn sources_in_order(&self) -> Vec<Arc<SourceFile>> {
+        let mut sources: Vec<_> = self.sources.values().cloned().collect();
+        sources.sort_unstable_by_key(|source| source.number);
+        sources
+    }
+
     /// The node of a name in a directory.
     pub fn child(&self, parent: u64, name: &[u8]) -> Option<u64> {
         let names = self.nodes.get(&parent)?.names()?;
@@ -310,8 +317,8 @@ impl State {
             let (parent, name) = self.nodes.get(&node)?.places.first()?;
             path.push(name.clone());
             node = *parent;
-            // Deeper than the longest path: only a damaged journal leads in circles.
-            if path.len() > 4096 {
+            // Only a damaged journal leads in circles.
+            if path.len() > self.nodes.len() {
                 return None;
             }
         }
@@ -321,7 +328,8 @@ impl State {
 
     /// Whether `below` is `above` or lies in it.
     pub fn lies_in(&self, mut below: u64, above: u64) -> bool {
-        for _ in 0..4096 {
+        // No way up is longer than that; only a damaged journal leads in circles.
+        for _ in 0..=self.nodes.len() {
             if below == above {
                 return true;
             }

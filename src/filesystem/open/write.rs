@@ -1,12 +1,13 @@
 //! Changes of content by bytes, which lie in one spool file for each node.
 
 use super::change::Change;
-use super::content::Place;
+use super::content::{Place, Segment};
 use super::state::{Body, OpenNode};
 use super::{Inner, OpenPoint};
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::{Answer, Rule};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -21,11 +22,12 @@ impl OpenPoint {
             return Ok(());
         }
         Self::require_open(inner)?;
+        // The journal first: it must not tell of bytes that are cut off already.
+        self.change(inner, Change::Size { node, size })?;
+        self.rematch_node(inner, node);
         if size < old {
             self.cut_spool(node, size)?;
         }
-        self.change(inner, Change::Size { node, size })?;
-        self.rematch_node(inner, node);
         Ok(())
     }
 
@@ -35,11 +37,29 @@ impl OpenPoint {
         match fs::File::options().write(true).open(&path) {
             Ok(file) => match file.metadata() {
                 Ok(facts) if facts.len() > size => file.set_len(size),
-                _ => Ok(()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
             },
-            Err(_) => Ok(()),
+            // Nothing was written yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
         .map_err(|error| Error::io(format_args!("cutting {}", path.display()), error))
+    }
+
+    /// Cuts off what was spooled before the daemon ended and is not in the journal: there the file has a hole, if
+    /// it grows again.
+    pub(super) fn trim_spools(&self) -> Result<()> {
+        let inner = self.inner.lock();
+        for (number, node) in &inner.state.nodes {
+            let Some(content) = node.content() else {
+                continue;
+            };
+            let mut segments = content.segments.iter().rev();
+            let last = segments.find(|segment| matches!(segment.place, Place::Spool));
+            self.cut_spool(*number, last.map_or(0, Segment::end))?;
+        }
+        Ok(())
     }
 
     pub(in crate::filesystem) fn spool_path(&self, node: u64) -> PathBuf {
