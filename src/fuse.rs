@@ -82,6 +82,7 @@ impl EndSignals {
 pub struct Mounted {
     directory: PathBuf,
     connection: Option<u32>,
+    filesystem: Arc<FileSystem>,
     ended: Receiver<io::Result<()>>,
 }
 
@@ -92,7 +93,7 @@ pub fn mount(
     options: MountOptions,
 ) -> Result<Mounted> {
     let directory = mountpoint::prepare(directory)?;
-    let session = start(filesystem, &directory, options)?;
+    let session = start(filesystem.clone(), &directory, options)?;
     let (end, ended) = bounded(1);
     std::thread::spawn(move || {
         // Nobody listens when the mount was given up.
@@ -103,6 +104,7 @@ pub fn mount(
     Ok(Mounted {
         directory,
         connection,
+        filesystem,
         ended,
     })
 }
@@ -181,6 +183,7 @@ impl Mounted {
     }
 
     fn over(&self, end: io::Result<()>) -> Result<()> {
+        self.filesystem.settle();
         match end {
             // What the kernel says to a reader of an aborted connection.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),

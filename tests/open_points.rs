@@ -286,9 +286,7 @@ fn spooled_bytes_that_are_lost_are_never_sealed_as_zeros() {
     tree.mkdir("offsite/host/x.partial");
     tree.put("offsite/host/x.partial/file", &content("file"));
     drop(tree);
-    let spool = std::fs::File::options()
-        .write(true)
-        .open(&host.spools()[0]);
+    let spool = std::fs::File::options().write(true).open(&host.spools()[0]);
     spool.unwrap().set_len(5000).unwrap();
     let tree = host.serve();
     fails(
@@ -335,4 +333,293 @@ fn a_spool_that_cannot_be_cut_fails_the_cut() {
     std::fs::remove_file(spool).unwrap();
     std::fs::create_dir(spool).unwrap();
     assert!(tree.cut("offsite/host/x.partial/file", 3).is_err());
+}
+
+#[test]
+fn an_open_point_makes_way_for_a_complete_one_of_its_name() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/p1");
+    tree.put("offsite/host/p1/only-here", b"mine");
+    drop(tree);
+    // Another host copies the point of that name meanwhile.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let both = [("primary", &host.primary), ("offsite", &host.offsite)];
+    let other = Tree::of(&both, elsewhere.path());
+    other.copy_point("primary/host/p1", "offsite/host/p1");
+    assert!(other.becomes_complete("offsite/host/p1"));
+    drop(other);
+    for _ in 0..2 {
+        let tree = host.serve();
+        let kept = "offsite/host/p1.partial";
+        assert_eq!(tree.fact(kept, "state"), "open");
+        assert_eq!(tree.read(&format!("{kept}/only-here")).unwrap(), b"mine");
+        assert_eq!(tree.fact("offsite/host/p1", "state"), "complete");
+    }
+    assert_eq!(host.open_points().len(), 1);
+}
+
+/// A point whose record was created although its daemon never heard of it.
+fn sealed_unheard(host: &Host) -> Tree {
+    let tree = host.serve();
+    let seal = |name: &str| {
+        let (from, to) = (
+            format!("offsite/host/{name}.partial"),
+            format!("offsite/host/{name}"),
+        );
+        tree.mkdir(&from);
+        tree.put(&format!("{from}/file"), &content(name));
+        tree.mv(&from, &to)
+    };
+    let before = host.store.mutations();
+    seal("first").unwrap();
+    let mutations = host.store.mutations() - before;
+    host.store.stop_at(mutations as u64, Stop::After);
+    assert!(seal("second").is_err());
+    host.store.heal();
+    tree
+}
+
+#[test]
+fn what_was_sealed_when_the_daemon_died_is_not_open_any_more() {
+    let host = Host::new();
+    drop(sealed_unheard(&host));
+    let tree = host.serve();
+    assert!(tree.look("offsite/host/second.partial").is_none());
+    let sealed = tree.read("offsite/host/second/file").unwrap();
+    assert_eq!(sealed, content("second"));
+    assert_eq!(host.open_points(), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn what_was_written_after_an_attempt_to_seal_is_kept() {
+    let host = Host::new();
+    let tree = sealed_unheard(&host);
+    tree.put("offsite/host/second.partial/more", b"more");
+    drop(tree);
+    let tree = host.serve();
+    let more = tree.read("offsite/host/second.partial/more").unwrap();
+    assert_eq!(more, b"more");
+}
+
+#[test]
+fn a_damaged_journal_is_left_alone_and_told_of() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    drop(tree);
+    let journal = host.open_points()[0].join("journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 16;
+    std::fs::write(&journal, &bytes).unwrap();
+    let tree = host.serve();
+    assert!(tree.look("offsite/host/x.partial").is_none());
+    let errors = tree.errors();
+    assert!(
+        errors.contains("cannot be read") && errors.contains(journal.to_str().unwrap()),
+        "{errors}"
+    );
+    assert_eq!(std::fs::read(&journal).unwrap(), bytes);
+}
+
+#[test]
+fn what_open_points_keep_is_private_and_synced_through_any_handle() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    let tree = host.serve();
+    let top = tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    let directory = &host.open_points()[0];
+    let spool = &host.spools()[0];
+    let bits = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(bits(directory), 0o700);
+    assert_eq!(bits(&directory.join("spool")), 0o700);
+    assert_eq!(bits(&directory.join("journal")), 0o600);
+    assert_eq!(bits(spool), 0o600);
+    let file = tree.ino("offsite/host/x.partial/file");
+    let handle = tree.0.open(file, libc::O_RDONLY).unwrap();
+    tree.0.sync(handle, USER).unwrap();
+    tree.0.sync_directory(top, USER).unwrap();
+    // A handle that wrote nothing syncs what others wrote: it notices when it cannot.
+    std::fs::remove_file(spool).unwrap();
+    std::fs::create_dir(spool).unwrap();
+    assert!(tree.0.sync(handle, USER).is_err());
+    assert!(tree.0.sync_directory(top, USER).is_err());
+}
+
+#[test]
+fn a_point_that_is_being_removed_is_not_gone_on_with() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    tree.mkdir("offsite/host/y.partial");
+    let (parent, name) = tree.place("offsite/host/y.partial");
+    tree.0.remove_directory(parent, name).unwrap();
+    assert_eq!(host.open_points().len(), 1);
+    drop(tree);
+    let left = &host.open_points()[0];
+    std::fs::rename(left, left.with_extension("gone")).unwrap();
+    let tree = host.serve();
+    assert!(tree.look("offsite/host/x.partial").is_none());
+    let removed = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        host.open_points().is_empty()
+    });
+    assert!(removed);
+}
+
+#[test]
+fn directories_may_lie_deeper_than_a_stack_reaches() {
+    const LEVELS: usize = 5000;
+    let host = Host::new();
+    let tree = host.serve();
+    let mut directory = tree.mkdir("offsite/host/x.partial");
+    for _ in 0..LEVELS {
+        let made = tree.0.make_directory(directory, b"d", mode(0o755), USER);
+        let Answered::Found { attributes, .. } = made.unwrap() else {
+            panic!("it is not there")
+        };
+        directory = attributes.ino;
+    }
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    drop(tree);
+    let tree = host.serve();
+    let mut directory = tree.ino("offsite/host/x");
+    let mut levels = 0;
+    while let Answered::Found { attributes, .. } = tree.0.lookup(directory, b"d", USER).unwrap() {
+        directory = attributes.ino;
+        levels += 1;
+    }
+    assert_eq!(levels, LEVELS);
+}
+
+#[test]
+fn a_whole_copy_is_sealed_by_the_next_daemon() {
+    let host = Host::new();
+    let tree = host.serve();
+    host.store.stop_at(1, Stop::Before);
+    tree.copy_point("primary/host/p1", "offsite/host/p1");
+    let told = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        tree.errors().contains("could not be sealed")
+    });
+    assert!(told);
+    drop(tree);
+    host.store.heal();
+    let tree = host.serve();
+    assert!(tree.becomes_complete("offsite/host/p1"));
+    host.assert_clean();
+}
+
+#[test]
+fn the_end_of_a_mount_waits_for_points_that_are_being_sealed() {
+    let host = Host::new();
+    let tree = host.serve();
+    host.store.delay(Duration::from_millis(100));
+    tree.copy_point("primary/host/p1", "offsite/host/p1");
+    tree.0.settle();
+    assert_eq!(tree.fact("offsite/host/p1", "state"), "complete");
+}
+
+#[test]
+fn bytes_that_were_written_before_a_restart_are_compared_after_it() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/p1");
+    tree.mkdir("offsite/host/p1/a");
+    for name in &FILES[..2] {
+        tree.put(&format!("offsite/host/p1/{name}"), &content(name));
+    }
+    drop(tree);
+    let tree = host.serve();
+    tree.put("offsite/host/p1/three", &content("three"));
+    assert!(tree.becomes_complete("offsite/host/p1"));
+}
+
+#[test]
+fn a_whole_copy_of_another_name_is_sealed_as_the_copy_it_is() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.copy_point("primary/host/p1", "offsite/host/q.partial");
+    tree.mv("offsite/host/q.partial", "offsite/host/q").unwrap();
+    tree.copy_point("primary/host/p1", "offsite/host/r.partial");
+    let ino = tree.ino("offsite/host/r.partial");
+    let state = b"user.keepfs.state";
+    tree.0.set_xattr(ino, state, b"complete", 0, USER).unwrap();
+    // The ending says that a point is not complete.
+    assert!(tree.look("offsite/host/r.partial").is_none());
+    drop(tree);
+    let (one, other) = (catalog(&host.primary), catalog(&host.offsite));
+    let (one, other) = (one.contents(), other.contents());
+    let source = one.point(b"host", b"p1").unwrap();
+    for name in ["q", "r"] {
+        let copy = other.point(b"host", name.as_bytes()).unwrap();
+        assert!(copy.record.same_content(&source.record), "{name}");
+        assert_eq!(copy.record.time, source.record.time);
+        assert_eq!(copy.record.side_bytes, source.record.side_bytes);
+        assert_eq!(copy.record.origin.as_ref().unwrap().point, source.id);
+    }
+    host.assert_clean();
+}
+
+#[test]
+fn an_open_file_is_read_whatever_becomes_of_its_name() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    let open = |name: &str| {
+        let path = format!("offsite/host/x.partial/{name}");
+        tree.put(&path, name.as_bytes());
+        tree.0.open(tree.ino(&path), libc::O_RDONLY).unwrap()
+    };
+    let read = |handle: u64| tree.0.read(handle, 0, 100).unwrap().to_vec();
+    let handles = [open("removed"), open("replaced"), open("sealed")];
+    tree.rm("offsite/host/x.partial/removed").unwrap();
+    tree.put("offsite/host/x.partial/new", b"new");
+    let (new, replaced) = (
+        "offsite/host/x.partial/new",
+        "offsite/host/x.partial/replaced",
+    );
+    tree.mv(new, replaced).unwrap();
+    assert_eq!(read(handles[0]), b"removed");
+    assert_eq!(read(handles[1]), b"replaced");
+    // What nobody has open any more is removed.
+    assert_eq!(host.spools().len(), 4);
+    tree.0.close(handles[0]);
+    tree.0.close(handles[1]);
+    assert_eq!(host.spools().len(), 2);
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    assert_eq!(read(handles[2]), b"sealed");
+}
+
+#[test]
+fn copies_side_by_side_are_never_refused_by_the_sealing_of_the_whole() {
+    let host = Host::new();
+    let tree = host.serve();
+    for _ in 0..10 {
+        tree.mkdir("offsite/host/p1");
+        tree.mkdir("offsite/host/p1/a");
+        std::thread::scope(|scope| {
+            for name in FILES {
+                let tree = &tree;
+                let from = format!("primary/host/p1/{name}");
+                let to = format!("offsite/host/p1/{name}");
+                scope.spawn(move || tree.copy(&from, &to).unwrap());
+            }
+        });
+        assert!(tree.becomes_complete("offsite/host/p1"));
+        let (parent, name) = tree.place("offsite/host/p1");
+        tree.0.remove_directory(parent, name).unwrap();
+    }
+}
+
+#[test]
+fn a_backup_is_not_renamed_by_copying_it() {
+    let host = Host::new();
+    let tree = host.serve();
+    let renamed = tree.mv("primary/host", "primary/other");
+    fails(renamed, libc::EROFS, "cannot be renamed yet");
 }

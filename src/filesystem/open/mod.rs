@@ -11,6 +11,8 @@ mod bring;
 mod change;
 mod content;
 mod copied;
+mod durable;
+mod gone;
 mod journal;
 mod list;
 mod matching;
@@ -24,7 +26,9 @@ mod write;
 
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
+pub(super) use gone::{is_gone, remove};
 pub use list::{OpenPointFacts, open_points};
+pub(super) use read::spool_is_short;
 pub(super) use state::{Body, OpenNode, State};
 
 use super::errno::{Answer, Failure, Rule};
@@ -40,7 +44,7 @@ use change::Change;
 use content::SourceFile;
 use journal::Journal;
 use parking_lot::{Condvar, Mutex};
-use std::fs;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -68,10 +72,10 @@ struct Inner {
     calls: u64,
     /// Whether a thread waits for the end of the tool's calls to seal the copy as it was written.
     waits_for_quiet: bool,
-    /// What it was going to become when it sealed itself.
-    seals_as: Option<SealAs>,
     /// Whether bringing has failed: the next attempt brings everything anew.
     bring_again: bool,
+    /// How often each node is open.
+    handles: HashMap<u64, u32>,
 }
 
 /// A restore point that is being written.
@@ -230,41 +234,16 @@ impl OpenPoint {
             .collect()
     }
 
-    /// Makes the journal, and with it everything but spooled bytes, survive the host.
-    pub(super) fn sync(&self) -> Answer<()> {
-        let mut inner = self.inner.lock();
-        self.tell_failure(&mut inner)?;
-        Ok(inner.journal.sync()?)
-    }
-
-    /// Returns when everything that was referred to is in the repository.
-    pub(super) fn sync_all(&self) -> Answer<()> {
-        self.sync()?;
-        let again = {
-            let mut inner = self.inner.lock();
-            let again = std::mem::take(&mut inner.bring_again);
-            again.then(|| inner.state.sources_in_order())
-        };
-        let again = again.unwrap_or_default();
-        again.iter().for_each(|source| self.bringer.want(source));
-        let brought = self.bringer.finish();
-        self.bringer.tell()?;
-        Ok(brought?)
-    }
-
     /// Gives the point up with everything in it.
     pub(super) fn discard(&self) -> Answer<()> {
-        let mut inner = self.inner.lock();
-        Self::require_open(&inner)?;
-        inner.stage = Stage::Discarded;
-        self.remove_directory();
+        let gone = {
+            let mut inner = self.inner.lock();
+            Self::require_open(&inner)?;
+            inner.stage = Stage::Discarded;
+            self.set_aside()
+        };
+        remove(&gone);
         Ok(())
-    }
-
-    fn remove_directory(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            tracing::warn!("{} was not removed: {error}", self.directory.display());
-        }
     }
 
     /// Another name for the point, which stays open.

@@ -1,6 +1,6 @@
 //! Changes of content by reference to files of complete points, which also say what the point is a copy of.
 
-use super::change::Change;
+use super::change::{Change, Facts};
 use super::content::SourceFile;
 use super::{Inner, OpenPoint, matching};
 use crate::filesystem::errno::{Answer, Rule};
@@ -36,7 +36,8 @@ impl OpenPoint {
         Ok((source, true))
     }
 
-    /// Refers to bytes of a file of a complete point; `path` is where that file is there.
+    /// Refers to bytes of a file of a complete point; `path` is where that file is there. Sets what `set` sets with
+    /// that.
     pub(in crate::filesystem) fn refer(
         &self,
         node: u64,
@@ -44,6 +45,7 @@ impl OpenPoint {
         length: u64,
         (point, file, offset): (&Arc<CompletePoint>, &File, u64),
         path: Option<Vec<Vec<u8>>>,
+        set: &dyn Fn(&mut Facts),
     ) -> Answer<()> {
         let wanted = {
             let mut inner = self.inner.lock();
@@ -58,6 +60,7 @@ impl OpenPoint {
                 offset,
             };
             self.change(inner, reference)?;
+            self.touch(inner, node, set)?;
             self.note_from(inner, point, node, path)?;
             self.rematch_node(inner, node);
             if std::mem::take(&mut inner.bring_again) {

@@ -114,12 +114,16 @@ pub(in crate::filesystem) struct State {
     pub sources: HashMap<u64, Arc<SourceFile>>,
     /// The point it is a copy of, as the journal names it.
     pub from: Option<(ObjectId, ObjectId, u64)>,
+    /// What it was about to become when the journal ended.
+    pub sealing: Option<[u8; 32]>,
 }
 
 impl State {
     /// Applies a change. What contradicts the state is passed over: only a damaged journal can hold such a change.
     pub fn apply(&mut self, change: Change, find: FindTrees<'_>) {
+        self.sealing = None;
         match change {
+            Change::Sealing { record } => self.sealing = Some(record),
             Change::Begin { facts, .. } => {
                 let body = Body::Directory {
                     names: BTreeMap::new(),

@@ -1,0 +1,70 @@
+//! What survives the host: fsync of spools, of the journal, and of the directories that name them.
+
+use super::OpenPoint;
+use super::write::is_spooled;
+use crate::error::{Error, Result};
+use crate::filesystem::errno::Answer;
+use std::fs;
+use std::path::Path;
+
+impl OpenPoint {
+    /// Makes the journal survive the host, and with it everything but spooled bytes.
+    pub(in crate::filesystem) fn sync(&self) -> Answer<()> {
+        {
+            let mut inner = self.inner.lock();
+            self.tell_failure(&mut inner)?;
+            inner.journal.sync()?;
+        }
+        if self.sealed().is_none() {
+            self.sync_names()?;
+        }
+        Ok(())
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let state = self.directory.parent().unwrap_or(&self.directory);
+        for directory in [&self.directory.join("spool"), &self.directory, state] {
+            sync_directory(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file's spooled bytes survive the host, whoever wrote them.
+    pub(in crate::filesystem) fn sync_spool(&self, node: u64) -> Result<()> {
+        let Some(spool) = self.existing_spool(node)? else {
+            return Ok(());
+        };
+        let synced = spool.sync_data();
+        synced.map_err(|error| Error::io("syncing spooled bytes", error))
+    }
+
+    /// Returns when everything that was referred to is in the repository, and everything that was written survives
+    /// the host.
+    pub(in crate::filesystem) fn sync_all(&self) -> Answer<()> {
+        let spooled: Vec<_> = {
+            let inner = self.inner.lock();
+            let nodes = inner.state.nodes.iter();
+            let spooled = nodes.filter(|(_, node)| node.content().is_some_and(is_spooled));
+            spooled.map(|(number, _)| *number).collect()
+        };
+        for node in spooled {
+            self.sync_spool(node)?;
+        }
+        self.sync()?;
+        let again = {
+            let mut inner = self.inner.lock();
+            let again = std::mem::take(&mut inner.bring_again);
+            again.then(|| inner.state.sources_in_order())
+        };
+        let again = again.unwrap_or_default();
+        again.iter().for_each(|source| self.bringer.want(source));
+        let brought = self.bringer.finish();
+        self.bringer.tell()?;
+        Ok(brought?)
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let synced = fs::File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| Error::io(format_args!("syncing {}", path.display()), error))
+}
