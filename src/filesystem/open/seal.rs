@@ -1,7 +1,7 @@
 //! Sealing: an open point becomes a complete one, as the copy that it is or as it was written.
 //!
-//! Order: every chunk is durable and in the index, then the record is created. The journal goes last, so that a
-//! daemon that dies in between finds the point open and its name taken by an equal one.
+//! Order: every chunk is durable and in the index; the journal says which record comes; the record is created. The
+//! journal goes last: a daemon that finds it with that record there knows that the point was sealed.
 
 use super::change::Change;
 use super::content::{OpenContent, Place, Segment, SourceFile, is_there};
