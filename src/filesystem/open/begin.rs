@@ -85,6 +85,7 @@ impl OpenPoint {
                 waits_for_quiet: false,
                 bring_again: false,
                 handles: HashMap::new(),
+                stored: HashMap::new(),
             }),
             settled: Condvar::new(),
         }

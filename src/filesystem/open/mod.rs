@@ -76,6 +76,8 @@ struct Inner {
     bring_again: bool,
     /// How often each node is open.
     handles: HashMap<u64, u32>,
+    /// Written files whose chunks are in the repository, as of this count of their changes.
+    stored: HashMap<u64, u64>,
 }
 
 /// A restore point that is being written.
