@@ -35,6 +35,8 @@ const REQUEST_BYTES: u32 = 1 << 20;
 const BACKGROUND: u16 = 128;
 /// How long users of a mount that is being ended may go on.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often is looked whether they have ended.
+const REST: Duration = Duration::from_millis(10);
 
 /// Capabilities that make the kernel cheaper or more exact; facts were measured for each.
 const WANTED: [InitFlags; 7] = [
@@ -183,6 +185,12 @@ impl Mounted {
     }
 
     fn over(&self, end: io::Result<()>) -> Result<()> {
+        // A call that is still under way may make a point whole.
+        let mut rests = GRACE.as_millis() / REST.as_millis();
+        while Arc::strong_count(&self.filesystem) > 1 && rests > 0 {
+            std::thread::sleep(REST);
+            rests -= 1;
+        }
         self.filesystem.settle();
         match end {
             // What the kernel says to a reader of an aborted connection.
