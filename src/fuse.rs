@@ -35,6 +35,8 @@ const REQUEST_BYTES: u32 = 1 << 20;
 const BACKGROUND: u16 = 128;
 /// How long users of a mount that is being ended may go on.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often is looked whether they have ended.
+const REST: Duration = Duration::from_millis(10);
 
 /// Capabilities that make the kernel cheaper or more exact; facts were measured for each.
 const WANTED: [InitFlags; 7] = [
@@ -95,6 +97,7 @@ fn ignored(signal: libc::c_int) -> bool {
 pub struct Mounted {
     directory: PathBuf,
     connection: Option<u32>,
+    filesystem: Arc<FileSystem>,
     ended: Receiver<io::Result<()>>,
 }
 
@@ -105,7 +108,7 @@ pub fn mount(
     options: MountOptions,
 ) -> Result<Mounted> {
     let directory = mountpoint::prepare(directory)?;
-    let session = start(filesystem, &directory, options)?;
+    let session = start(filesystem.clone(), &directory, options)?;
     let (end, ended) = bounded(1);
     std::thread::spawn(move || {
         // Nobody listens when the mount was given up.
@@ -116,6 +119,7 @@ pub fn mount(
     Ok(Mounted {
         directory,
         connection,
+        filesystem,
         ended,
     })
 }
@@ -194,6 +198,13 @@ impl Mounted {
     }
 
     fn over(&self, end: io::Result<()>) -> Result<()> {
+        // A call that is still under way may make a point whole.
+        let mut rests = GRACE.as_millis() / REST.as_millis();
+        while Arc::strong_count(&self.filesystem) > 1 && rests > 0 {
+            std::thread::sleep(REST);
+            rests -= 1;
+        }
+        self.filesystem.settle();
         match end {
             // What the kernel says to a reader of an aborted connection.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),

@@ -40,11 +40,12 @@ fn try_backup(bench: &Bench, source: &Path, point: &str) -> Result<Report> {
 
 /// Restores a point and compares it with a directory.
 pub fn assert_restores(trees: &Arc<Trees>, point: &Point, expected: &Path) {
-    let target = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("restored");
     let top = Arc::new(point.record.top());
     let options = Default::default();
-    keepfs::restore::restore(trees, &top, target.path(), &options, &Progress::default()).unwrap();
-    same_trees(expected, target.path());
+    keepfs::restore::restore(trees, &top, &target, &options, &Progress::default()).unwrap();
+    same_trees(expected, &target);
 }
 
 fn before() -> Before {

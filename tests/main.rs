@@ -24,6 +24,7 @@ mod kills;
 mod model;
 mod mount;
 mod mount_writes;
+mod open_points;
 mod planted;
 mod random_reads;
 mod reader;

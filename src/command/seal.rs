@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
+use xattr::FileExt;
 
 /// The attribute that is a point's state, and the one that holds the reason of the last refusal.
 const STATE: &str = "user.keepfs.state";
@@ -30,10 +31,15 @@ pub fn seal(path: &Path) -> Result<SealReport> {
             None => failed,
         }
     };
-    xattr::set(path, STATE, b"complete").map_err(failed)?;
-    let state = xattr::get(path, STATE).map_err(failed)?.unwrap_or_default();
+    // The open directory stays the same thing when it gets another name.
+    let directory = std::fs::File::open(path).map_err(failed)?;
+    directory.set_xattr(STATE, b"complete").map_err(failed)?;
+    let state = directory.get_xattr(STATE).map_err(failed)?;
+    let state = state.unwrap_or_default();
+    let path = path.display().to_string();
+    let path = path.trim_end_matches('/');
     Ok(SealReport {
-        path: path.display().to_string(),
+        path: path.strip_suffix(".partial").unwrap_or(path).to_owned(),
         state: String::from_utf8_lossy(&state).into_owned(),
     })
 }

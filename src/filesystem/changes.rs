@@ -135,22 +135,34 @@ impl FileSystem {
 
     /// A copy gets its source's owners and set-id bits, which only root and the daemon's owner may give; a copy by
     /// others is sealed as they wrote it.
+    pub(super) fn seals_as(&self, open: &OpenPoint) -> SealAs {
+        match open.maker == 0 || open.maker == self.options.uid {
+            true => SealAs::Source,
+            false => SealAs::Written,
+        }
+    }
+
     pub(super) fn seal_if_whole(&self, open: &Arc<OpenPoint>) {
-        let may_give = open.maker == 0 || open.maker == self.options.uid;
-        let like = if may_give {
-            SealAs::Source
-        } else {
-            SealAs::Written
-        };
+        open.seal_if_whole(self.seals_as(open), self.tell_unsealed());
+    }
+
+    /// An open point that another daemon has left may be whole already.
+    pub(super) fn go_on_sealing(&self, open: &Arc<OpenPoint>) {
+        self.seal_if_whole(open);
+        let (like, tell) = (self.seals_as(open), self.tell_unsealed());
+        open.hash_behind(move |open| open.seal_if_whole(like, tell));
+    }
+
+    fn tell_unsealed(&self) -> impl Fn(&OpenPoint, &Error) + Send + 'static {
         let problems = self.problems.clone();
-        open.seal_if_whole(like, move |open, error| {
+        move |open, error| {
             let sentence = format!(
                 "{}: the copy is whole, but could not be sealed and stays open: {error}; seal it with `keepfs seal`, or \
                  discard it with rmdir",
                 open.path()
             );
             problems.note(open.ino(TOP), sentence);
-        });
+        }
     }
 
     /// Facts and attributes of something new: its owner is the caller, its directory's default ACL is inherited.
@@ -367,15 +379,15 @@ impl FileSystem {
         }
     }
 
-    /// Writing by others than root takes set-id bits away; also tells the time of the change.
-    fn written(&self, open: &OpenPoint, node: u64, caller: Caller) -> Answer<()> {
+    /// What writing brings with it: the time, and by others than root the loss of set-id bits.
+    fn written(&self, caller: Caller) -> impl Fn(&mut Facts) {
         let now = self.options.clock.now();
-        open.set_facts(node, |facts| {
+        move |facts| {
             facts.mtime = now;
             if caller.uid != 0 {
                 facts.mode = without_set_id(facts.mode);
             }
-        })
+        }
     }
 
     /// Writes to an open file.
@@ -385,8 +397,9 @@ impl FileSystem {
             return Err(self.refused(handle.node.ino));
         };
         let write = || {
-            file.open.write(file.node, file.spool()?, offset, data)?;
-            self.written(&file.open, file.node, caller)
+            let set = self.written(caller);
+            file.open
+                .write(file.node, file.spool()?, offset, data, &set)
         };
         write().map_err(|failure| self.noted(&handle.node, failure))?;
         Ok(data.len() as u32)
@@ -412,9 +425,8 @@ impl FileSystem {
         }
         let from = (&reader.point, &reader.file, offset);
         let path = source.node.path_in_point();
-        let copied = open
-            .refer(node, begin, length, from, path)
-            .and_then(|()| self.written(open, node, caller));
+        let set = self.written(caller);
+        let copied = open.refer(node, begin, length, from, path, &set);
         self.after(open, &target.node, copied)?;
         Ok(length as u32)
     }
@@ -458,10 +470,13 @@ impl FileSystem {
         caller: Caller,
     ) -> Answer<()> {
         if let Some(size) = changes.size {
-            open.resize(node, size)?;
-            if changes.mtime.is_none() {
-                self.written(open, node, caller)?;
-            }
+            let set = self.written(caller);
+            let timed = changes.mtime.is_some();
+            open.resize(node, size, &|facts| {
+                if !timed {
+                    set(facts);
+                }
+            })?;
         }
         let now = self.options.clock.now();
         let directory = open.node(node, |node| node.names().is_some())?;
@@ -572,8 +587,7 @@ impl FileSystem {
         let state = name == b"user.keepfs.state";
         match &node.what {
             What::Open(open, TOP) if state && value == b"complete" => {
-                let name = open.name();
-                let sealed = open.seal(&name);
+                let sealed = self.seal_in_place(open);
                 sealed.map_err(|failure| self.noted(node, failure))
             }
             What::Complete(_, entry) if state && value == b"complete" && entry.name.is_empty() => {
@@ -677,6 +691,12 @@ impl FileSystem {
             let renamed = self.rename_point(repository, *backup, name, new_name);
             return renamed.map_err(|failure| self.noted(&from, failure));
         }
+        if matches!(from.what, What::Repository(_)) && matches!(to.what, What::Repository(_)) {
+            let message =
+                "backups cannot be renamed yet; copy its points to a backup of the new name";
+            let failure = Error::new(Kind::ReadOnly, message).into();
+            return Err(self.noted(&from, failure));
+        }
         let (from, to) = match (&from.what, &to.what) {
             (What::Open(one, _), What::Open(two, _)) if Arc::ptr_eq(one, two) => {
                 (self.place(parent, name)?, self.place(new_parent, new_name)?)
@@ -699,7 +719,9 @@ impl FileSystem {
         let OpenedContent::Open(file) = &handle.content else {
             return Ok(());
         };
-        file.sync()
+        let spooled = file.open.sync_spool(file.node);
+        let synced = spooled.map_err(Failure::from);
+        synced
             .and_then(|()| file.open.sync())
             .map_err(|failure| self.noted(&handle.node, failure))
     }

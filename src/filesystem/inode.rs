@@ -44,6 +44,16 @@ pub(super) struct Node {
     pub(super) what: What,
 }
 
+impl Drop for Node {
+    /// Directories may lie deeper than a stack reaches.
+    fn drop(&mut self) {
+        let mut above = self.parent.take();
+        while let Some(node) = above {
+            above = Arc::into_inner(node).and_then(|mut node| node.parent.take());
+        }
+    }
+}
+
 impl Node {
     /// The inode number of the directory it was looked up in.
     pub(super) fn parent_ino(&self) -> u64 {

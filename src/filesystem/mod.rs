@@ -136,12 +136,13 @@ impl FileSystem {
             .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
             .collect();
         let repositories = Arc::new(repositories);
-        let problems = Problems::new(options.clock.clone());
+        let problems = Arc::new(Problems::new(options.clock.clone()));
         for sentence in repositories::mounted_twice(&repositories) {
             problems.note(ROOT, sentence);
         }
-        Self {
-            open_points: OpenPoints::resume(&options.state_directory, &repositories),
+        let directory = &options.state_directory;
+        let filesystem = Self {
+            open_points: OpenPoints::resume(directory, &repositories, &problems),
             started: options.clock.now(),
             repositories,
             inodes: Table::new(),
@@ -151,10 +152,19 @@ impl FileSystem {
             read_ahead: ReadAhead::new(),
             small_files: SmallFiles::default(),
             hidden_links: latest::Hidden::default(),
-            problems: Arc::new(problems),
+            problems,
             metrics: Metrics::default(),
             options,
-        }
+        };
+        let open = filesystem.open_points.all();
+        open.iter().for_each(|open| filesystem.go_on_sealing(open));
+        filesystem
+    }
+
+    /// Returns when no point is just being sealed: whoever ends a mount ends nothing halfway.
+    pub fn settle(&self) {
+        let open = self.open_points.all();
+        open.iter().for_each(|open| open.settle());
     }
 
     /// The attributes of an inode.

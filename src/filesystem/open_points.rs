@@ -1,8 +1,10 @@
 //! The open points of a mount, by repository, backup and name.
 
-use super::open::OpenPoint;
+use super::inode::ROOT;
+use super::open::{OpenPoint, TOP, is_gone, remove};
+use super::problems::Problems;
 use super::repositories::{CompletePoint, MountedRepository};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::repository::make_private;
 use parking_lot::Mutex;
@@ -25,10 +27,12 @@ pub(super) struct OpenPoints {
 }
 
 impl OpenPoints {
-    /// Goes on with every open point of these repositories that lies in the state directory.
+    /// Goes on with every open point of these repositories that lies in the state directory. What keeps one from
+    /// that is noted.
     pub(super) fn resume(
         directory: &Path,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
+        problems: &Problems,
     ) -> Self {
         let directory = directory.join("open");
         let mut known = Known::default();
@@ -43,11 +47,26 @@ impl OpenPoints {
             .flatten()
             .flatten();
         for entry in found {
-            match OpenPoint::resume(&entry.path(), repositories) {
-                Ok(Some(open)) => known.open.push(open),
-                Ok(None) => {}
-                Err(error) => tracing::warn!("{}: {error}", entry.path().display()),
+            let path = entry.path();
+            if is_gone(&path) {
+                std::thread::spawn(move || remove(&path));
+                continue;
             }
+            let open = match OpenPoint::resume(&path, repositories) {
+                Ok(Some(open)) => open,
+                Ok(None) => continue,
+                Err(error) => {
+                    let sentence = format!("an open point of this host cannot be read: {error}");
+                    problems.note(ROOT, sentence);
+                    continue;
+                }
+            };
+            match open.make_way(&known.open) {
+                Ok(None) => {}
+                Ok(Some(sentence)) => problems.note(open.ino(TOP), sentence),
+                Err(failure) => problems.note(open.ino(TOP), Error::from(failure).to_string()),
+            }
+            known.open.push(open);
         }
         Self {
             directory,
@@ -70,6 +89,11 @@ impl OpenPoints {
             .lock()
             .open
             .retain(|known| !Arc::ptr_eq(known, open));
+    }
+
+    /// Every open point.
+    pub(super) fn all(&self) -> Vec<Arc<OpenPoint>> {
+        self.known.lock().open.clone()
     }
 
     /// Moves points that were sealed in the background.

@@ -130,9 +130,24 @@ impl FileSystem {
             return Err(Error::new(Kind::ReadOnly, message).into());
         };
         if name.ends_with(PARTIAL) && !new_name.ends_with(PARTIAL) {
-            return open.seal(new_name);
+            return open.seal(new_name, self.seals_as(&open));
         }
         open.set_name(new_name)
+    }
+
+    /// Seals a point where it is: under its name, without the ending that says that it is not complete.
+    pub(super) fn seal_in_place(&self, open: &Arc<OpenPoint>) -> Answer<()> {
+        let name = open.name();
+        let complete = name.strip_suffix(PARTIAL).unwrap_or(&name);
+        check_point_name(complete)?;
+        if complete != name && self.point_named(&open.repository, open.backup, complete) {
+            let message = format!(
+                "there is another point {}; rename this one to the name that it shall have",
+                String::from_utf8_lossy(complete)
+            );
+            return Err(Error::new(Kind::AlreadyExists, message).into());
+        }
+        open.seal(complete, self.seals_as(open))
     }
 }
 

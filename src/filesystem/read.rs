@@ -4,7 +4,7 @@ use super::FileSystem;
 use super::errno::{Answer, Rule};
 use super::holes;
 use super::inode::{Node, What};
-use super::open::OpenPoint;
+use super::open::{OpenPoint, spool_is_short};
 use super::readahead::Streak;
 use super::repositories::CompletePoint;
 use crate::error::{Error, Kind, Result};
@@ -35,7 +35,12 @@ pub(super) enum OpenedContent {
 pub(super) struct OpenFile {
     pub(super) open: Arc<OpenPoint>,
     pub(super) node: u64,
+    /// Once it was written to.
     spool: OnceLock<fs::File>,
+    /// Once spooled bytes were read from it.
+    reading: OnceLock<fs::File>,
+    /// Once the point is complete.
+    sealed: OnceLock<Box<Reader>>,
 }
 
 impl OpenFile {
@@ -48,10 +53,26 @@ impl OpenFile {
         Ok(self.spool.get_or_init(|| spool))
     }
 
-    /// Makes spooled bytes survive the host.
-    pub(super) fn sync(&self) -> Answer<()> {
-        let synced = self.spool.get().map_or(Ok(()), fs::File::sync_data);
-        Ok(synced.map_err(|error| Error::io("syncing spooled bytes", error))?)
+    /// Up to `size` bytes from `offset`. The spool file stays open, so that removing its name takes nothing away.
+    fn read(&self, offset: u64, size: u32) -> Answer<Vec<u8>> {
+        self.open.read_with(self.node, offset, size, || {
+            if let Some(spool) = self.spool.get().or(self.reading.get()) {
+                return Ok(spool);
+            }
+            let spool = self.open.existing_spool(self.node)?;
+            let spool = spool.ok_or_else(spool_is_short)?;
+            Ok(self.reading.get_or_init(|| spool))
+        })
+    }
+
+    /// The file as it is in the complete point that this one has become.
+    fn sealed(&self) -> Option<&Reader> {
+        if let Some(reader) = self.sealed.get() {
+            return Some(reader);
+        }
+        let (point, entry) = self.open.sealed_entry(self.node)?;
+        let reader = Box::new(Reader::new(point, entry.file()?.clone()));
+        Some(self.sealed.get_or_init(|| reader))
     }
 }
 
@@ -335,9 +356,14 @@ impl FileSystem {
                 open: open.clone(),
                 node: *number,
                 spool: OnceLock::new(),
+                reading: OnceLock::new(),
+                sealed: OnceLock::new(),
             }),
             _ => return Err(Rule::IsADirectory.into()),
         };
+        if let OpenedContent::Open(file) = &content {
+            file.open.opened(file.node);
+        }
         Ok(self.files.insert(FileHandle { node, content }))
     }
 
@@ -346,10 +372,12 @@ impl FileSystem {
         let handle = self.files.remove(handle);
         if let Some(handle) = handle
             && let OpenedContent::Open(file) = &handle.content
-            && let Some(spool) = file.spool.get()
         {
-            file.open.closed(file.node, Some(spool));
-            self.seal_if_whole(&file.open);
+            if let Some(spool) = file.spool.get() {
+                file.open.closed(file.node, Some(spool));
+                self.seal_if_whole(&file.open);
+            }
+            file.open.released(file.node);
         }
     }
 
@@ -388,25 +416,43 @@ impl FileSystem {
             }
             OpenedContent::Open(_) if patience == Patience::MemoryOnly => Ok(None),
             OpenedContent::Open(file) => {
-                let bytes = file.open.read(file.node, offset, size);
-                let bytes = bytes.map_err(|failure| self.noted(&handle.node, failure))?;
-                Ok(Some(Data::Bytes(bytes)))
+                if let Some(reader) = file.sealed() {
+                    return self.read_complete(reader, &handle.node, (offset, size), patience);
+                }
+                match (file.read(offset, size), file.sealed()) {
+                    (Ok(bytes), _) => Ok(Some(Data::Bytes(bytes))),
+                    // Sealed meanwhile.
+                    (Err(_), Some(reader)) => {
+                        self.read_complete(reader, &handle.node, (offset, size), patience)
+                    }
+                    (Err(failure), None) => Err(self.noted(&handle.node, failure)),
+                }
             }
             OpenedContent::Complete(reader) => {
-                let range = reader.clamp(offset, size);
-                if range.is_empty() {
-                    return Ok(Some(Data::Bytes(Vec::new())));
-                }
-                let data = reader
-                    .read(&range, patience)
-                    .map_err(|error| self.noted(&handle.node, error.into()))?;
-                match (data.is_some(), patience) {
-                    (false, _) => self.look_ahead_among_small(reader),
-                    (true, _) => self.look_ahead(reader, &range),
-                }
-                Ok(data)
+                self.read_complete(reader, &handle.node, (offset, size), patience)
             }
         }
+    }
+
+    fn read_complete(
+        &self,
+        reader: &Reader,
+        node: &Node,
+        (offset, size): (u64, u32),
+        patience: Patience,
+    ) -> Answer<Option<Data>> {
+        let range = reader.clamp(offset, size);
+        if range.is_empty() {
+            return Ok(Some(Data::Bytes(Vec::new())));
+        }
+        let data = reader
+            .read(&range, patience)
+            .map_err(|error| self.noted(node, error.into()))?;
+        match (data.is_some(), patience) {
+            (false, _) => self.look_ahead_among_small(reader),
+            (true, _) => self.look_ahead(reader, &range),
+        }
+        Ok(data)
     }
 
     /// After a miss on a file that shares its frame with others.

@@ -44,6 +44,23 @@ impl OpenPoint {
         Ok(())
     }
 
+    /// Sets what a change of content brings with it, in one step with that: meanwhile another call might seal.
+    pub(super) fn touch(
+        &self,
+        inner: &mut Inner,
+        node: u64,
+        set: &dyn Fn(&mut Facts),
+    ) -> Answer<()> {
+        Self::require_open(inner)?;
+        let known = inner.state.nodes.get(&node).ok_or(Rule::Stale)?.facts;
+        let mut facts = known;
+        set(&mut facts);
+        if facts != known {
+            self.change(inner, Change::Facts { node, facts })?;
+        }
+        Ok(())
+    }
+
     /// Sets or removes an extended attribute; after sealing as [`Self::set_facts`] does.
     pub(in crate::filesystem) fn set_xattr(
         &self,

@@ -2,15 +2,19 @@
 
 use super::bring::Bringer;
 use super::change::{Change, Facts};
+use super::gone::remove;
 use super::journal::Journal;
+use super::seal::fingerprint;
 use super::state::State;
-use super::{Inner, OpenPoint, Stage, matching};
-use crate::error::{Error, Kind, Result};
+use super::{Inner, OpenPoint, PARTIAL, Stage, matching};
+use crate::error::{Kind, Result};
+use crate::filesystem::errno::Answer;
 use crate::filesystem::repositories::{CompletePoint, MountedRepository};
 use crate::id::ObjectId;
 use crate::point::Trees;
+use crate::repository::make_private;
 use parking_lot::{Condvar, Mutex};
-use std::fs;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,8 +32,7 @@ impl OpenPoint {
         let id = ObjectId::random();
         let directory = state_directory.join(id.to_string());
         let spool = directory.join("spool");
-        fs::create_dir_all(&spool)
-            .map_err(|error| Error::io(format_args!("making {}", spool.display()), error))?;
+        make_private(&spool)?;
         let (mut journal, _) = Journal::open(&directory)?;
         let begin = [
             Change::Begin {
@@ -71,7 +74,7 @@ impl OpenPoint {
             maker: facts.uid,
             directory,
             repositories: repositories.clone(),
-            bringer: Bringer::new(repository.catalog.repository().clone()),
+            bringer: Bringer::new(repository.trees.clone()),
             inner: Mutex::new(Inner {
                 state,
                 stage: Stage::Open,
@@ -80,8 +83,9 @@ impl OpenPoint {
                 last_source: None,
                 calls: 0,
                 waits_for_quiet: false,
-                seals_as: None,
                 bring_again: false,
+                handles: HashMap::new(),
+                stored: HashMap::new(),
             }),
             settled: Condvar::new(),
         }
@@ -93,6 +97,10 @@ impl OpenPoint {
         directory: &Path,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
     ) -> Result<Option<Arc<Self>>> {
+        if !directory.join("journal").exists() {
+            // Nothing of it was written down.
+            return Ok(None);
+        }
         let (journal, changes) = match Journal::open(directory) {
             Err(error) if error.kind() == Kind::Busy => return Ok(None),
             opened => opened?,
@@ -128,25 +136,56 @@ impl OpenPoint {
         );
         open.find_from_again();
         if open.was_sealed() {
-            open.remove_directory();
+            remove(&open.set_aside());
             return Ok(None);
         }
+        open.trim_spools()?;
+        // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
+        let sources = open.inner.lock().state.sources_in_order();
+        open.bringer.want_behind(sources);
         Ok(Some(Arc::new(open)))
     }
 
-    /// The daemon died after the record was created and before the journal was removed.
+    /// The daemon died after the record was created and before the journal was removed: the last that the journal
+    /// tells is that it was about to be created, and there it is.
     fn was_sealed(&self) -> bool {
-        let inner = self.inner.lock();
-        let Some((repository, point, generation)) = inner.state.from else {
+        let Some(sealing) = self.inner.lock().state.sealing else {
             return false;
         };
         let contents = self.repository.contents();
-        let points = contents.points.get(&self.backup);
-        let named = points.and_then(|points| points.get(&inner.state.name));
-        let origin = named.and_then(|named| named.record.origin.as_ref());
-        origin.is_some_and(|origin| {
-            (origin.repository, origin.point, origin.generation) == (repository, point, generation)
-        })
+        let mut points = contents.points_of(self.backup);
+        points.any(|point| fingerprint(&point.record) == sealing)
+    }
+
+    /// Takes another name when a complete point has got this one meanwhile, or another open one has it. The sentence
+    /// that tells of it.
+    pub(in crate::filesystem) fn make_way(&self, others: &[Arc<Self>]) -> Answer<Option<String>> {
+        let contents = self.repository.contents();
+        let taken = |name: &[u8]| {
+            let complete = contents.points_of(self.backup);
+            let mut open = others.iter();
+            complete.into_iter().any(|point| point.name() == name)
+                || open.any(|open| open.backup == self.backup && open.name() == name)
+        };
+        let name = self.name();
+        if !taken(&name) {
+            return Ok(None);
+        }
+        let base = name.strip_suffix(PARTIAL).unwrap_or(&name);
+        // A name has 255 bytes at most.
+        let base = &base[..base.len().min(240)];
+        let numbered = (1u32..).map(|number| match number {
+            1 => [base, PARTIAL].concat(),
+            number => [base, format!("-{number}").as_bytes(), PARTIAL].concat(),
+        });
+        let free = numbered.into_iter().find(|name| !taken(name));
+        self.set_name(&free.unwrap_or_default())?;
+        Ok(Some(format!(
+            "{}: this open point was named {}, and another point has that name now; rename it, which seals it, or \
+             discard it with rmdir",
+            self.path(),
+            String::from_utf8_lossy(&name)
+        )))
     }
 
     fn find_from_again(&self) {
@@ -174,10 +213,6 @@ impl OpenPoint {
             });
             matching::rematch_all(&mut inner.state, &from);
             inner.from = Some((from, true));
-        }
-        // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
-        for source in inner.state.sources.values() {
-            self.bringer.want(source);
         }
     }
 }

@@ -107,4 +107,9 @@ pub(in crate::filesystem) enum Change {
         node: u64,
         owner: Owner,
     },
+    /// The point's record is about to be created. Of no meaning once another change follows.
+    Sealing {
+        /// What tells that record from others.
+        record: [u8; 32],
+    },
 }

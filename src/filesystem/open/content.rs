@@ -81,6 +81,24 @@ impl SourceFile {
     }
 }
 
+/// Whether every chunk of a file is in the index of the repository of these trees.
+pub(in crate::filesystem) fn is_there(trees: &Arc<Trees>, file: &File) -> Result<bool> {
+    for extent in trees.extents_from(file, 0) {
+        let chunk = match extent {
+            Ok((_, extent)) => extent.chunk,
+            // A page of extents is missing.
+            Err(error) if error.kind() == Kind::Damaged => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if let Some(chunk) = chunk
+            && trees.repository().find(&chunk)?.is_none()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Where a stretch of bytes is.
 #[derive(Clone, Debug)]
 pub(in crate::filesystem) enum Place {
@@ -137,6 +155,8 @@ impl Segment {
 pub(in crate::filesystem) struct OpenContent {
     pub size: u64,
     pub segments: Vec<Segment>,
+    /// How often it changed: what is computed from it without a lock holds only while this is the same.
+    pub changes: u64,
 }
 
 impl OpenContent {
@@ -158,6 +178,7 @@ impl OpenContent {
         if segment.length == 0 {
             return;
         }
+        self.changes += 1;
         self.size = self.size.max(segment.end());
         // Nearly always the new stretch goes on at the end.
         if let Some(last) = self.segments.last_mut()
@@ -193,6 +214,7 @@ impl OpenContent {
 
     /// Cuts or extends the file; what is added is a hole.
     pub fn resize(&mut self, size: u64) {
+        self.changes += 1;
         let kept = self.segments.partition_point(|old| old.begin < size);
         self.segments.truncate(kept);
         if let Some(last) = self.segments.last_mut() {

@@ -3,6 +3,7 @@
 //! written, once the tool has set what it sets last.
 
 use super::matching::is_whole;
+use super::write::is_spooled;
 use super::{Inner, OpenPoint, PARTIAL, Stage};
 use crate::copy::bring_point;
 use crate::error::{Error, Kind, Result};
@@ -35,16 +36,18 @@ impl OpenPoint {
     ) {
         let mut inner = self.inner.lock();
         inner.calls += 1;
+        if inner.state.name.ends_with(PARTIAL) {
+            return;
+        }
         let Some(from) = whole_copy_of(&inner) else {
             return;
         };
-        inner.seals_as = Some(like);
         match like {
             SealAs::Source => {
                 inner.stage = Stage::Sealing(Some(from.clone()));
                 let open = self.clone();
                 std::thread::spawn(move || {
-                    let sealed = open.commit_copy(&from);
+                    let sealed = open.commit_copy(&open.name(), &from);
                     open.end_copy(sealed, &tell);
                 });
             }
@@ -58,6 +61,45 @@ impl OpenPoint {
         }
     }
 
+    /// Compares spooled files with those of the point that this may be a copy of, on a thread of its own, and calls
+    /// `then`. After a restart nobody knows their hashes any more.
+    pub(in crate::filesystem) fn hash_behind(
+        self: &Arc<Self>,
+        then: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) {
+        let spooled: Vec<_> = {
+            let inner = self.inner.lock();
+            let known = inner.from.is_some();
+            let nodes = inner.state.nodes.iter().filter(|_| known);
+            let spooled = nodes.filter(|(_, node)| node.content().is_some_and(is_spooled));
+            spooled.map(|(number, _)| *number).collect()
+        };
+        if spooled.is_empty() {
+            return;
+        }
+        // The mount may end meanwhile: this must not keep the point.
+        let open = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            for node in spooled {
+                let Some(open) = open.upgrade() else { return };
+                if let Ok(Some(spool)) = open.existing_spool(node) {
+                    open.closed(node, Some(&spool));
+                }
+            }
+            if let Some(open) = open.upgrade() {
+                then(&open);
+            }
+        });
+    }
+
+    /// Returns when it is not just being sealed.
+    pub(in crate::filesystem) fn settle(&self) {
+        let mut inner = self.inner.lock();
+        while matches!(inner.stage, Stage::Sealing(_)) {
+            self.settled.wait(&mut inner);
+        }
+    }
+
     fn end_copy(&self, sealed: Result<Arc<Point>>, tell: &dyn Fn(&Self, &Error)) {
         if let Err(error) = &sealed {
             tell(self, error);
@@ -66,10 +108,9 @@ impl OpenPoint {
     }
 
     /// The point is the one it was copied from: its trees, its attributes.
-    pub(super) fn commit_copy(&self, from: &CompletePoint) -> Result<Arc<Point>> {
+    pub(super) fn commit_copy(&self, name: &[u8], from: &CompletePoint) -> Result<Arc<Point>> {
         self.forget_failure();
         let source = from.repository.catalog.repository();
-        let name = self.name();
         if source.id() != self.repository.catalog.repository().id() {
             let transfer = self.bringer.transfer(from.trees())?;
             if !bring_point(&transfer, &from.point.record, &Progress::default())? {
@@ -81,21 +122,19 @@ impl OpenPoint {
             transfer.finish()?;
         }
         let record = PointRecord {
-            name,
+            name: name.to_vec(),
             origin: Some(from.origin()),
             ..from.point.record.clone()
         };
         self.commit(record)
     }
 
-    /// Whether an attempt has failed before. What failed is then tried once more: whoever seals may have mended it.
-    pub(super) fn forget_failure(&self) -> bool {
+    /// What failed before is tried once more: whoever seals may have mended it.
+    pub(super) fn forget_failure(&self) {
         let again = std::mem::take(&mut self.inner.lock().bring_again);
-        let failed = again || self.bringer.check().is_err();
-        if failed {
+        if again || self.bringer.check().is_err() {
             self.bringer.try_again();
         }
-        failed
     }
 
     /// Begins sealing a whole copy as it was written, if nothing has changed since `calls`. None when there is
@@ -106,7 +145,8 @@ impl OpenPoint {
         brought: &Result<()>,
     ) -> Option<Option<Arc<CompletePoint>>> {
         let mut inner = self.inner.lock();
-        let from = whole_copy_of(&inner).filter(|_| brought.is_ok());
+        let partial = inner.state.name.ends_with(PARTIAL);
+        let from = whole_copy_of(&inner).filter(|_| brought.is_ok() && !partial);
         if from.is_some() && inner.calls != calls {
             return Some(None);
         }
@@ -118,11 +158,10 @@ impl OpenPoint {
     }
 }
 
-/// The point that an open one is a whole copy of. A name that only a rename seals is none.
+/// The point that an open one is a whole copy of.
 pub(super) fn whole_copy_of(inner: &Inner) -> Option<Arc<CompletePoint>> {
     let (from, _) = inner.from.as_ref()?;
-    let may_seal = matches!(inner.stage, Stage::Open) && !inner.state.name.ends_with(PARTIAL);
-    (may_seal && is_whole(&inner.state, from)).then(|| from.clone())
+    (matches!(inner.stage, Stage::Open) && is_whole(&inner.state, from)).then(|| from.clone())
 }
 
 fn seal_when_quiet(open: &Weak<OpenPoint>, tell: &dyn Fn(&OpenPoint, &Error)) {

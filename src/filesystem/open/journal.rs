@@ -6,13 +6,15 @@
 //! 12      the change, as a document
 //! ```
 //! A record is written with one write(2) before the change is answered, so it survives the daemon; fsync makes it
-//! survive the host. A last record that was torn has a wrong checksum and is dropped with what follows.
+//! survive the host. A last record that was torn is incomplete or has a wrong checksum, and is dropped. What is damaged
+//! with a sound record behind it was not torn: then the journal is left as it is, and nothing is made of it.
 
 use super::change::Change;
 use crate::error::{Error, Kind, Result};
 use crate::repository::{decode, encode};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const HEAD_BYTES: usize = 12;
@@ -39,6 +41,7 @@ impl Journal {
             .read(true)
             .append(true)
             .create(true)
+            .mode(0o600)
             .open(&path)
             .map_err(wrap)?;
         if file.try_lock().is_err() {
@@ -47,7 +50,7 @@ impl Journal {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(wrap)?;
-        let (changes, length) = replay(&bytes);
+        let (changes, length) = replay(&bytes).map_err(|error| error.context(path.display()))?;
         if length < bytes.len() {
             tracing::warn!(
                 "{}: the last record was torn and is dropped",
@@ -86,29 +89,47 @@ impl Journal {
 pub(super) fn peek(directory: &Path) -> Result<Vec<Change>> {
     let path = directory.join("journal");
     match std::fs::read(&path) {
-        Ok(bytes) => Ok(replay(&bytes).0),
+        Ok(bytes) => match replay(&bytes) {
+            Ok((changes, _)) => Ok(changes),
+            Err(error) => Err(error.context(path.display())),
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(format_args!("reading {}", path.display()), error)),
     }
 }
 
-/// The whole changes, and how many bytes they take.
-fn replay(bytes: &[u8]) -> (Vec<Change>, usize) {
+/// The whole changes, and how many bytes they take. `Damaged` when what is not whole is not the last, and `TooNew`
+/// or `Damaged` when a whole record is none that this program knows.
+fn replay(bytes: &[u8]) -> Result<(Vec<Change>, usize)> {
     let mut changes = Vec::new();
     let mut at = 0;
-    while let Some(head) = bytes.get(at..at + HEAD_BYTES) {
-        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let Some(body) = bytes.get(at + HEAD_BYTES..at + HEAD_BYTES + length) else {
-            break;
-        };
-        let sound = checksum(body) == head[4..];
-        let Some(change) = sound.then(|| decode(body).ok()).flatten() else {
-            break;
-        };
-        changes.push(change);
-        at += HEAD_BYTES + length;
+    while let Some(body) = sound(&bytes[at..]) {
+        changes.push(decode(body)?);
+        at += HEAD_BYTES + body.len();
     }
-    (changes, at)
+    let begins = |place: &usize| sound(&bytes[*place..]).is_some();
+    if let Some(next) = (at + 1..bytes.len()).find(begins) {
+        let message = format!(
+            "this journal is damaged from byte {at} to {next}; restore that file, or remove its directory to give \
+             the open point up"
+        );
+        return Err(Error::new(Kind::Damaged, message));
+    }
+    Ok((changes, at))
+}
+
+/// The body of the record that these bytes begin with, if it is whole.
+fn sound(bytes: &[u8]) -> Option<&[u8]> {
+    let head = bytes.get(..HEAD_BYTES)?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    let body = bytes.get(HEAD_BYTES..HEAD_BYTES.checked_add(length)?)?;
+    // Only what looks like a document is hashed: this is asked of every byte behind a torn record.
+    (is_document(body) && checksum(body) == head[4..]).then_some(body)
+}
+
+/// Whether these bytes begin with a document's version and the zero behind it.
+fn is_document(body: &[u8]) -> bool {
+    matches!(body, [_, _, 0, 0, ..])
 }
 
 #[cfg(test)]
@@ -143,6 +164,45 @@ mod tests {
             drop(journal);
             let (_, changes) = Journal::open(directory.path()).unwrap();
             assert_eq!(changes.last(), Some(&change(9)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_torn_is_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        for n in 0..3 {
+            journal.append(&change(n)).unwrap();
+        }
+        drop(journal);
+        let path = directory.path().join("journal");
+        let whole = std::fs::read(&path).unwrap();
+        let record = whole.len() / 3;
+        let refused = |bytes: &[u8], kind: Kind| {
+            std::fs::write(&path, bytes).unwrap();
+            for error in [
+                Journal::open(directory.path()).unwrap_err(),
+                peek(directory.path()).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), kind);
+                assert!(error.message().contains("journal"), "{error}");
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        };
+        for at in 0..2 * record {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            refused(&flipped, Kind::Damaged);
+        }
+        // A sound record of a later version, and one of a change that nobody knows.
+        for (at, value, kind) in [(0, 2, Kind::TooNew), (4, 200, Kind::Damaged)] {
+            let mut body = encode(&change(3));
+            body[at] = value;
+            let mut longer = whole.clone();
+            longer.extend((body.len() as u32).to_le_bytes());
+            longer.extend(checksum(&body));
+            longer.extend(body);
+            refused(&longer, kind);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Open points as a state directory tells of them, whether or not a daemon serves them now.
 
 use super::change::Change;
+use super::gone::is_gone;
 use super::journal;
 use super::state::{OpenNode, State};
 use crate::clock::Time;
@@ -40,7 +41,15 @@ pub fn open_points(state_directory: &Path) -> Result<Vec<OpenPointFacts>> {
     };
     let mut points = Vec::new();
     for entry in found {
-        points.extend(facts_of(entry.map_err(failed)?.path())?);
+        let path = entry.map_err(failed)?.path();
+        if is_gone(&path) {
+            continue;
+        }
+        match facts_of(path) {
+            Ok(facts) => points.extend(facts),
+            // One that cannot be read must not hide the others.
+            Err(error) => tracing::warn!("{error}"),
+        }
     }
     points.sort_by(|one, two| (one.started, &one.name).cmp(&(two.started, &two.name)));
     Ok(points)

@@ -11,6 +11,8 @@ mod bring;
 mod change;
 mod content;
 mod copied;
+mod durable;
+mod gone;
 mod journal;
 mod list;
 mod matching;
@@ -24,7 +26,9 @@ mod write;
 
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
+pub(super) use gone::{is_gone, remove};
 pub use list::{OpenPointFacts, open_points};
+pub(super) use read::spool_is_short;
 pub(super) use state::{Body, OpenNode, State};
 
 use super::errno::{Answer, Failure, Rule};
@@ -40,7 +44,7 @@ use change::Change;
 use content::SourceFile;
 use journal::Journal;
 use parking_lot::{Condvar, Mutex};
-use std::fs;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -68,10 +72,12 @@ struct Inner {
     calls: u64,
     /// Whether a thread waits for the end of the tool's calls to seal the copy as it was written.
     waits_for_quiet: bool,
-    /// What it was going to become when it sealed itself.
-    seals_as: Option<SealAs>,
-    /// Whether sealing has failed: the next attempt brings everything anew.
+    /// Whether bringing has failed: the next attempt brings everything anew.
     bring_again: bool,
+    /// How often each node is open.
+    handles: HashMap<u64, u32>,
+    /// Written files whose chunks are in the repository, as of this count of their changes.
+    stored: HashMap<u64, u64>,
 }
 
 /// A restore point that is being written.
@@ -176,10 +182,19 @@ impl OpenPoint {
 
     /// Writes a change down and applies it.
     fn change(&self, inner: &mut Inner, change: Change) -> Answer<()> {
-        self.bringer.check()?;
+        self.tell_failure(inner)?;
         inner.journal.append(&change)?;
         inner.state.apply(change, &find_trees(&self.repositories));
         Ok(())
+    }
+
+    /// Fails with what the transfer has failed with, once: whoever calls then tries again.
+    fn tell_failure(&self, inner: &mut Inner) -> Answer<()> {
+        if self.bringer.was_told() {
+            self.bringer.try_again();
+            inner.bring_again = true;
+        }
+        Ok(self.bringer.tell()?)
     }
 
     fn rematch(&self, inner: &mut Inner, parent: u64, name: &[u8]) {
@@ -221,31 +236,16 @@ impl OpenPoint {
             .collect()
     }
 
-    /// Makes the journal, and with it everything but spooled bytes, survive the host.
-    pub(super) fn sync(&self) -> Answer<()> {
-        self.bringer.check()?;
-        Ok(self.inner.lock().journal.sync()?)
-    }
-
-    /// Returns when everything that was referred to is in the repository.
-    pub(super) fn sync_all(&self) -> Answer<()> {
-        self.sync()?;
-        Ok(self.bringer.finish()?)
-    }
-
     /// Gives the point up with everything in it.
     pub(super) fn discard(&self) -> Answer<()> {
-        let mut inner = self.inner.lock();
-        Self::require_open(&inner)?;
-        inner.stage = Stage::Discarded;
-        self.remove_directory();
+        let gone = {
+            let mut inner = self.inner.lock();
+            Self::require_open(&inner)?;
+            inner.stage = Stage::Discarded;
+            self.set_aside()
+        };
+        remove(&gone);
         Ok(())
-    }
-
-    fn remove_directory(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            tracing::warn!("{} was not removed: {error}", self.directory.display());
-        }
     }
 
     /// Another name for the point, which stays open.

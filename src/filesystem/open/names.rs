@@ -54,7 +54,7 @@ impl OpenPoint {
             EntryNode::File(file) => {
                 let mut inner = self.inner.lock();
                 Self::require_open(&inner)?;
-                Made::Linked(self.source(&mut inner, point, file)?.number)
+                Made::Linked(self.source(&mut inner, point, file)?.0.number)
             }
             EntryNode::Directory(_) => return Err(Rule::IsADirectory.into()),
             EntryNode::Symlink(target) => Made::Symlink(target.clone()),
@@ -121,8 +121,29 @@ impl OpenPoint {
         Ok(())
     }
 
-    /// The spool file of a node that has no name any more. Who has it open keeps it.
+    /// Somebody opens a node.
+    pub(in crate::filesystem) fn opened(&self, node: u64) {
+        *self.inner.lock().handles.entry(node).or_default() += 1;
+    }
+
+    /// Somebody closes a node.
+    pub(in crate::filesystem) fn released(&self, node: u64) {
+        let inner = &mut *self.inner.lock();
+        let Some(handles) = inner.handles.get_mut(&node) else {
+            return;
+        };
+        *handles -= 1;
+        if *handles == 0 {
+            inner.handles.remove(&node);
+            self.drop_spool(inner, node);
+        }
+    }
+
+    /// Removes the spool file of a node that has no name any more and is not open.
     fn drop_spool(&self, inner: &Inner, node: u64) {
+        if inner.handles.contains_key(&node) {
+            return;
+        }
         let gone = inner
             .state
             .nodes

@@ -3,14 +3,34 @@
 use super::OpenPoint;
 use super::content::Place;
 use super::state::OpenNode;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::{Answer, Rule};
+use std::cell::OnceCell;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 impl OpenPoint {
     /// Up to `size` bytes of a file from `offset`.
-    pub(in crate::filesystem) fn read(&self, node: u64, offset: u64, size: u32) -> Answer<Vec<u8>> {
+    pub(super) fn read(&self, node: u64, offset: u64, size: u32) -> Answer<Vec<u8>> {
+        let spool = OnceCell::new();
+        self.read_with(node, offset, size, || match spool.get() {
+            Some(spool) => Ok(spool),
+            None => {
+                let opened = self.existing_spool(node)?.ok_or_else(spool_is_short)?;
+                Ok(spool.get_or_init(|| opened))
+            }
+        })
+    }
+
+    /// As [`Self::read`], with the spool file that the caller has open.
+    pub(in crate::filesystem) fn read_with<'a>(
+        &self,
+        node: u64,
+        offset: u64,
+        size: u32,
+        spool: impl Fn() -> Result<&'a fs::File>,
+    ) -> Answer<Vec<u8>> {
         let parts = {
             let inner = self.inner.lock();
             let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
@@ -18,7 +38,6 @@ impl OpenPoint {
             content.cover(offset, offset.saturating_add(size.into()))
         };
         let mut bytes = Vec::new();
-        let mut spool = None;
         for (begin, length, place) in parts {
             match place {
                 None => bytes.resize(bytes.len() + length as usize, 0),
@@ -28,10 +47,7 @@ impl OpenPoint {
                     }
                 }
                 Some(Place::Spool) => {
-                    if spool.is_none() {
-                        spool = Some(self.spool(node)?);
-                    }
-                    read_spool(spool.as_ref(), begin, length, &mut bytes)?;
+                    read_spool(spool()?, begin, length, &mut bytes)?;
                 }
             }
         }
@@ -52,16 +68,20 @@ impl OpenPoint {
     }
 }
 
-fn read_spool(
-    spool: Option<&fs::File>,
-    begin: u64,
-    length: u64,
-    bytes: &mut Vec<u8>,
-) -> Result<()> {
+fn read_spool(spool: &fs::File, begin: u64, length: u64, bytes: &mut Vec<u8>) -> Result<()> {
     let start = bytes.len();
     bytes.resize(start + length as usize, 0);
-    let Some(spool) = spool else { return Ok(()) };
     spool
         .read_exact_at(&mut bytes[start..], begin)
-        .map_err(|error| Error::io("reading spooled bytes", error))
+        .map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => spool_is_short(),
+            _ => Error::io("reading spooled bytes", error),
+        })
+}
+
+/// The journal tells of bytes that the spool file does not have.
+pub(in crate::filesystem) fn spool_is_short() -> Error {
+    let message =
+        "bytes that were written to this file are lost on this host; write the file again";
+    Error::new(Kind::Damaged, message)
 }

@@ -1,6 +1,6 @@
 //! Changes of content by reference to files of complete points, which also say what the point is a copy of.
 
-use super::change::Change;
+use super::change::{Change, Facts};
 use super::content::SourceFile;
 use super::{Inner, OpenPoint, matching};
 use crate::filesystem::errno::{Answer, Rule};
@@ -9,19 +9,19 @@ use crate::point::File;
 use std::sync::Arc;
 
 impl OpenPoint {
-    /// The source for a file of a complete point; slices that follow each other share it.
+    /// The source for a file of a complete point, and whether it is new; slices that follow each other share it.
     pub(super) fn source(
         &self,
         inner: &mut Inner,
         point: &CompletePoint,
         file: &File,
-    ) -> Answer<Arc<SourceFile>> {
+    ) -> Answer<(Arc<SourceFile>, bool)> {
         let repository = point.repository.catalog.repository().id();
         if let Some(last) = &inner.last_source
             && last.repository == repository
             && last.file == *file
         {
-            return Ok(last.clone());
+            return Ok((last.clone(), false));
         }
         let number = inner.state.sources.len() as u64;
         let source = Change::Source {
@@ -33,10 +33,11 @@ impl OpenPoint {
         let source = inner.state.sources.get(&number).cloned();
         let source = source.ok_or(Rule::Stale)?;
         inner.last_source = Some(source.clone());
-        Ok(source)
+        Ok((source, true))
     }
 
-    /// Refers to bytes of a file of a complete point; `path` is where that file is there.
+    /// Refers to bytes of a file of a complete point; `path` is where that file is there. Sets what `set` sets with
+    /// that.
     pub(in crate::filesystem) fn refer(
         &self,
         node: u64,
@@ -44,13 +45,14 @@ impl OpenPoint {
         length: u64,
         (point, file, offset): (&Arc<CompletePoint>, &File, u64),
         path: Option<Vec<Vec<u8>>>,
+        set: &dyn Fn(&mut Facts),
     ) -> Answer<()> {
         let name = path.as_ref().and_then(|path| path.last().cloned());
-        let source = {
+        let wanted = {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
             Self::require_open(inner)?;
-            let source = self.source(inner, point, file)?;
+            let (source, new) = self.source(inner, point, file)?;
             let reference = Change::Reference {
                 node,
                 begin,
@@ -59,12 +61,19 @@ impl OpenPoint {
                 offset,
             };
             self.change(inner, reference)?;
+            self.touch(inner, node, set)?;
             self.note_from(inner, point, node, path)?;
             self.rematch_node(inner, node);
-            source
+            if std::mem::take(&mut inner.bring_again) {
+                self.bringer.want_behind(inner.state.sources_in_order());
+            }
+            new.then_some(source)
         };
-        // Outside the lock: this waits while the transfer is far behind.
-        self.bringer.want_named(&source, &name.unwrap_or_default());
+        // Outside the lock: this waits while the transfer is far behind. Who seals meanwhile wants it, too.
+        let name = name.unwrap_or_default();
+        wanted
+            .iter()
+            .for_each(|source| self.bringer.want_named(source, &name));
         Ok(())
     }
 

@@ -1,35 +1,41 @@
 //! Sealing: an open point becomes a complete one, as the copy that it is or as it was written.
 //!
-//! Order: every chunk is durable and in the index, then the record is created. The journal goes last, so that a
-//! daemon that dies in between finds the point open and its name taken by an equal one.
+//! Order: every chunk is durable and in the index; the journal says which record comes; the record is created. The
+//! journal goes last: a daemon that finds it with that record there knows that the point was sealed.
 
-use super::content::{OpenContent, Place, Segment, SourceFile};
+use super::change::Change;
+use super::content::{OpenContent, Place, Segment, SourceFile, is_there};
 use super::copied::{SealAs, whole_copy_of};
+use super::gone::remove;
 use super::owners::Owners;
+use super::read::spool_is_short;
 use super::state::{Body, OpenNode};
 use super::{OpenPoint, Stage, TOP};
 use crate::backup::{Contents, Workers, tree_sink};
+use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::Answer;
 use crate::filesystem::inode::number;
 use crate::filesystem::repositories::CompletePoint;
-use crate::id::ChunkId;
+use crate::id::{ChunkId, ObjectId};
 use crate::point::{
     Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Owner,
-    Point, PointRecord, Source, Tree,
+    Point, PointRecord, Source, Tree, Trees,
 };
-use crate::repository::{Lane, Writer};
+use crate::repository::{Lane, Writer, encode};
 use crossbeam_channel::bounded;
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::sync::Arc;
 
 /// Referred bytes that are read at a time where they cannot be taken as chunks.
 const PIECE_BYTES: u64 = 4 << 20;
 
 impl OpenPoint {
-    /// Seals the point under this name: as it was written, unless it is a copy that tried to seal itself. Returns when
-    /// it is durable; on failure it stays open.
-    pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8]) -> Answer<()> {
+    /// Seals the point under this name: as `like` says if it is a whole copy, else as it was written. Returns when it
+    /// is durable; on failure it stays open.
+    pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8], like: SealAs) -> Answer<()> {
         let copy = {
             let mut inner = self.inner.lock();
             while matches!(inner.stage, Stage::Sealing(_)) {
@@ -39,9 +45,7 @@ impl OpenPoint {
                 return Ok(());
             }
             Self::require_open(&inner)?;
-            // A copy that could not seal itself becomes now what it would have become.
-            let like = inner.seals_as.filter(|_| inner.state.name == name);
-            let copy = like.and_then(|like| Some((like, whole_copy_of(&inner)?)));
+            let copy = whole_copy_of(&inner).map(|from| (like, from));
             inner.stage = match &copy {
                 Some((SealAs::Source, from)) => Stage::Sealing(Some(from.clone())),
                 _ => Stage::Sealing(None),
@@ -49,7 +53,7 @@ impl OpenPoint {
             copy
         };
         let sealed = match &copy {
-            Some((SealAs::Source, from)) => self.commit_copy(from),
+            Some((SealAs::Source, from)) => self.commit_copy(name, from),
             Some((SealAs::Written, from)) => self.commit_written(name, Some(from)),
             None => self.commit_written(name, None),
         };
@@ -62,22 +66,27 @@ impl OpenPoint {
     }
 
     pub(super) fn end_sealing(&self, sealed: Result<Arc<Point>>) {
+        let mut gone = None;
         let mut inner = self.inner.lock();
         inner.stage = match sealed {
             Ok(point) => {
                 inner.state.name = point.name().to_vec();
-                self.remove_directory();
+                gone = Some(self.set_aside());
                 Stage::Sealed(Arc::new(CompletePoint {
                     repository: self.repository.clone(),
                     point,
                 }))
             }
             Err(_) => {
+                // Whoever calls next tries again.
+                let _ = self.bringer.tell();
                 inner.bring_again = true;
                 Stage::Open
             }
         };
         self.settled.notify_all();
+        drop(inner);
+        gone.iter().for_each(|gone| remove(gone));
     }
 
     pub(super) fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
@@ -87,6 +96,18 @@ impl OpenPoint {
                 "the backup of this open point is gone; make it again",
             )
         })?;
+        let sealing = Change::Sealing {
+            record: fingerprint(&record),
+        };
+        let noted = {
+            let inner = &mut *self.inner.lock();
+            let appended = inner.journal.append(&sealing);
+            appended.and_then(|()| inner.journal.sync())
+        };
+        if let Err(error) = noted {
+            // If the daemon dies now, the point will be both complete and open.
+            tracing::warn!("{}: {error}", self.path());
+        }
         self.repository
             .catalog
             .commit(backup.name(), Draft { record })
@@ -98,15 +119,14 @@ impl OpenPoint {
         name: &[u8],
         copy_of: Option<&CompletePoint>,
     ) -> Result<Arc<Point>> {
-        if self.forget_failure() {
-            // What failed before is tried once more: the person who seals may have mended it.
-            let sources: Vec<_> = self.inner.lock().state.sources.values().cloned().collect();
-            sources.iter().for_each(|source| self.bringer.want(source));
-        }
+        self.forget_failure();
+        // Once more, whatever was wanted before: what is there costs a look at the index.
+        let sources = self.inner.lock().state.sources_in_order();
+        sources.iter().for_each(|source| self.bringer.want(source));
         let repository = self.repository.catalog.repository();
         let writer = Arc::new(Writer::new(repository.clone(), None)?);
         let workers = Workers::new(2);
-        let (tree, top) = std::thread::scope(|scope| {
+        let ((tree, top), referred) = std::thread::scope(|scope| {
             let (hold, done) = bounded(0);
             let working = &workers;
             scope.spawn(move || working.work(&done));
@@ -116,13 +136,15 @@ impl OpenPoint {
                 owners: RefCell::default(),
                 contents: Contents::new(writer.clone()),
                 workers: &workers,
+                referred: RefCell::default(),
             };
             let top = sealing.top();
             drop(hold);
-            top
+            Ok::<_, Error>((top?, sealing.referred.into_inner()))
         })?;
         self.bringer.finish()?;
         writer.flush()?;
+        referred.require(&self.repository.trees)?;
         let source = copy_of.map(|from| from.point.record.source.clone());
         let record = PointRecord {
             backup: self.backup,
@@ -150,6 +172,19 @@ impl OpenPoint {
     }
 }
 
+/// What tells a record from others before it is created: all of it that its creation does not change.
+pub(super) fn fingerprint(record: &PointRecord) -> [u8; 32] {
+    let record = PointRecord {
+        backup: ObjectId::default(),
+        sealed: Time::default(),
+        sequence: 0,
+        previous: [0; 32],
+        program: String::new(),
+        ..record.clone()
+    };
+    *blake3::hash(&encode(&record)).as_bytes()
+}
+
 struct Sealing<'a> {
     open: &'a OpenPoint,
     /// The point it is a copy of, whole or not.
@@ -157,6 +192,51 @@ struct Sealing<'a> {
     owners: RefCell<Owners>,
     contents: Contents,
     workers: &'a Workers,
+    referred: RefCell<Referred>,
+}
+
+/// What a point refers to without having written it.
+#[derive(Default)]
+struct Referred {
+    files: HashMap<u64, (Vec<u8>, Arc<SourceFile>)>,
+    chunks: HashSet<ChunkId>,
+}
+
+impl Referred {
+    /// Fails unless all of it is in the repository's index: whatever should have brought it, a complete point never
+    /// lacks data.
+    fn require(&self, trees: &Arc<Trees>) -> Result<()> {
+        for (name, source) in self.files.values() {
+            if !is_there(trees, &source.file)? {
+                source.trees()?;
+                return Err(lacking(trees, &String::from_utf8_lossy(name)));
+            }
+        }
+        for chunk in &self.chunks {
+            if trees.repository().find(chunk)?.is_none() {
+                return Err(lacking(trees, &format!("chunk {chunk}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lacking(trees: &Trees, what: &str) -> Error {
+    let message = format!(
+        "{what} has not arrived in {}; copy it again",
+        trees.repository().location()
+    );
+    Error::new(Kind::Failed, message)
+}
+
+/// A directory that is being sealed.
+struct Level {
+    name: Vec<u8>,
+    attributes: Attributes,
+    twin: Option<Tree>,
+    /// Names that are left, with their nodes.
+    names: std::vec::IntoIter<(Vec<u8>, u64)>,
+    directory: DirectoryWriter,
 }
 
 enum Sealed {
@@ -169,7 +249,7 @@ impl Sealing<'_> {
     fn top(&self) -> Result<(Tree, Attributes)> {
         let owner = self.from.as_ref().map(|from| &from.point.record.owner);
         let owner = owner.map(|owner| Arc::new(owner.clone()));
-        Ok((self.directory(TOP)?, self.described(TOP, owner)?))
+        self.tree(self.level(Vec::new(), TOP, owner)?)
     }
 
     /// The attributes of a node as a tree says them; `twin` owns what it is a copy of.
@@ -199,32 +279,71 @@ impl Sealing<'_> {
         Some(found.ok()??.attributes.owner.clone())
     }
 
-    fn directory(&self, node: u64) -> Result<Tree> {
-        let mut directory = DirectoryWriter::default();
-        let twin = self.open.node(node, OpenNode::twin).map_err(Error::from)?;
-        for (name, child) in self.open.names(node).map_err(Error::from)? {
-            let owner = self.twin_owner(twin.as_ref(), &name);
-            let entry = self
-                .entry(name.clone(), child, owner)
-                .map_err(|error| error.context(String::from_utf8_lossy(&name)))?;
-            directory.push(Arc::new(entry), &mut tree_sink(&self.contents.writer))?;
-        }
-        directory.finish(&mut tree_sink(&self.contents.writer))
+    fn level(&self, name: Vec<u8>, node: u64, owner: Option<Arc<Owner>>) -> Result<Level> {
+        let names = self.open.names(node).map_err(Error::from)?;
+        Ok(Level {
+            name,
+            attributes: self.described(node, owner)?,
+            twin: self.open.node(node, OpenNode::twin).map_err(Error::from)?,
+            names: names.into_iter(),
+            directory: DirectoryWriter::default(),
+        })
     }
 
-    fn entry(&self, name: Vec<u8>, node: u64, twin: Option<Arc<Owner>>) -> Result<Entry> {
-        let body = self.open.node(node, sealed_body).map_err(Error::from)?;
-        let attributes = self.described(node, twin)?;
-        let node = match body {
-            Sealed::Directory => Node::Directory(self.directory(node)?),
-            Sealed::File(content) => Node::File(self.file(&name, node, &content)?),
-            Sealed::Node(node) => node,
-        };
-        Ok(Entry {
-            name,
-            attributes,
-            node,
-        })
+    /// Everything below a directory, and what it has itself. A list of open directories instead of recursion: they
+    /// may lie deeper than a stack reaches.
+    fn tree(&self, top: Level) -> Result<(Tree, Attributes)> {
+        let mut above: Vec<Level> = Vec::new();
+        let mut level = top;
+        loop {
+            let (name, attributes, node) = if let Some((name, node)) = level.names.next() {
+                let owner = self.twin_owner(level.twin.as_ref(), &name);
+                let sealed = self.sealed(&name, node).map_err(|error| {
+                    let names = above
+                        .iter()
+                        .skip(1)
+                        .chain([&level])
+                        .map(|level| &level.name);
+                    let path: Vec<_> = names.chain([&name]).map(Vec::as_slice).collect();
+                    let path = path.join(&b'/');
+                    let path = path.strip_prefix(b"/").unwrap_or(&path);
+                    error.context(String::from_utf8_lossy(path))
+                })?;
+                let Some(sealed) = sealed else {
+                    let below = self.level(name, node, owner)?;
+                    above.push(std::mem::replace(&mut level, below));
+                    continue;
+                };
+                (name, self.described(node, owner)?, sealed)
+            } else {
+                let sink = &mut tree_sink(&self.contents.writer);
+                let tree = level.directory.finish(sink)?;
+                let Some(parent) = above.pop() else {
+                    return Ok((tree, level.attributes));
+                };
+                let (name, attributes) = (level.name, level.attributes);
+                level = parent;
+                (name, attributes, Node::Directory(tree))
+            };
+            let entry = Entry {
+                name,
+                attributes,
+                node,
+            };
+            let sink = &mut tree_sink(&self.contents.writer);
+            level.directory.push(Arc::new(entry), sink)?;
+        }
+    }
+
+    /// What a node is in the complete point; none for a directory.
+    fn sealed(&self, name: &[u8], node: u64) -> Result<Option<Node>> {
+        Ok(Some(
+            match self.open.node(node, sealed_body).map_err(Error::from)? {
+                Sealed::Directory => return Ok(None),
+                Sealed::File(content) => Node::File(self.file(name, node, &content)?),
+                Sealed::Node(node) => node,
+            },
+        ))
     }
 
     fn file(&self, name: &[u8], node: u64, content: &OpenContent) -> Result<File> {
@@ -232,11 +351,17 @@ impl Sealing<'_> {
             return Ok(File::empty());
         }
         if let Some(source) = content.whole_source() {
-            return Ok(source.file.clone());
+            let file = source.file.clone();
+            let mut referred = self.referred.borrow_mut();
+            referred
+                .files
+                .insert(source.number, (name.to_vec(), source));
+            return Ok(file);
         }
         let spooled = |segment: &Segment| matches!(segment.place, Place::Spool);
         if content.segments.iter().all(spooled) {
             let spool = self.open.spool(node)?;
+            require_length(&spool, content)?;
             spool
                 .set_len(content.size)
                 .map_err(|error| Error::io("cutting a spool file", error))?;
@@ -283,6 +408,7 @@ impl Sealing<'_> {
         for part in source.parts(offset, offset + length)? {
             let part = part?;
             if part.chunk.is_none() || part.whole {
+                self.referred.borrow_mut().chunks.extend(part.chunk);
                 self.push(writer, part.length(), part.chunk)?;
                 continue;
             }
@@ -308,6 +434,17 @@ impl Sealing<'_> {
         }
         Ok(())
     }
+}
+
+/// Fails when bytes that were spooled are not there: the host may have crashed before they were written.
+fn require_length(spool: &fs::File, content: &OpenContent) -> Result<()> {
+    let facts = spool.metadata();
+    let facts = facts.map_err(|error| Error::io("examining a spool file", error))?;
+    let spooled = content.segments.last().map_or(0, Segment::end);
+    if facts.len() >= spooled {
+        return Ok(());
+    }
+    Err(spool_is_short())
 }
 
 fn sealed_body(node: &OpenNode) -> Sealed {

@@ -114,12 +114,16 @@ pub(in crate::filesystem) struct State {
     pub sources: HashMap<u64, Arc<SourceFile>>,
     /// The point it is a copy of, as the journal names it.
     pub from: Option<(ObjectId, ObjectId, u64)>,
+    /// What it was about to become when the journal ended.
+    pub sealing: Option<[u8; 32]>,
 }
 
 impl State {
     /// Applies a change. What contradicts the state is passed over: only a damaged journal can hold such a change.
     pub fn apply(&mut self, change: Change, find: FindTrees<'_>) {
+        self.sealing = None;
         match change {
+            Change::Sealing { record } => self.sealing = Some(record),
             Change::Begin { facts, .. } => {
                 let body = Body::Directory {
                     names: BTreeMap::new(),
@@ -297,6 +301,13 @@ impl State {
         }
     }
 
+    /// Everything that is referred to, in the order in which it was copied.
+    pub fn sources_in_order(&self) -> Vec<Arc<SourceFile>> {
+        let mut sources: Vec<_> = self.sources.values().cloned().collect();
+        sources.sort_unstable_by_key(|source| source.number);
+        sources
+    }
+
     /// The node of a name in a directory.
     pub fn child(&self, parent: u64, name: &[u8]) -> Option<u64> {
         let names = self.nodes.get(&parent)?.names()?;
@@ -310,8 +321,8 @@ impl State {
             let (parent, name) = self.nodes.get(&node)?.places.first()?;
             path.push(name.clone());
             node = *parent;
-            // Deeper than the longest path: only a damaged journal leads in circles.
-            if path.len() > 4096 {
+            // Only a damaged journal leads in circles.
+            if path.len() > self.nodes.len() {
                 return None;
             }
         }
@@ -321,7 +332,8 @@ impl State {
 
     /// Whether `below` is `above` or lies in it.
     pub fn lies_in(&self, mut below: u64, above: u64) -> bool {
-        for _ in 0..4096 {
+        // No way up is longer than that; only a damaged journal leads in circles.
+        for _ in 0..=self.nodes.len() {
             if below == above {
                 return true;
             }

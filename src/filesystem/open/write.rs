@@ -1,31 +1,43 @@
 //! Changes of content by bytes, which lie in one spool file for each node.
 
-use super::change::Change;
-use super::content::Place;
+use super::change::{Change, Facts};
+use super::content::{OpenContent, Place, Segment};
 use super::state::{Body, OpenNode};
-use super::{Inner, OpenPoint};
+use super::{Inner, OpenPoint, Stage};
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::{Answer, Rule};
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 impl OpenPoint {
-    /// Cuts or extends a file.
-    pub(in crate::filesystem) fn resize(&self, node: u64, size: u64) -> Answer<()> {
+    /// Cuts or extends a file, and sets what `set` sets with that.
+    pub(in crate::filesystem) fn resize(
+        &self,
+        node: u64,
+        size: u64,
+        set: &dyn Fn(&mut Facts),
+    ) -> Answer<()> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
         let old = content.ok_or(Rule::IsADirectory)?.size;
         if old == size {
-            return Ok(());
+            // Nothing that the complete point does not have already.
+            return match inner.stage {
+                Stage::Sealed(_) | Stage::Sealing(Some(_)) => Ok(()),
+                _ => self.touch(inner, node, set),
+            };
         }
         Self::require_open(inner)?;
+        // The journal first: it must not tell of bytes that are cut off already.
+        self.change(inner, Change::Size { node, size })?;
+        self.touch(inner, node, set)?;
+        self.rematch_node(inner, node);
         if size < old {
             self.cut_spool(node, size)?;
         }
-        self.change(inner, Change::Size { node, size })?;
-        self.rematch_node(inner, node);
         Ok(())
     }
 
@@ -35,11 +47,44 @@ impl OpenPoint {
         match fs::File::options().write(true).open(&path) {
             Ok(file) => match file.metadata() {
                 Ok(facts) if facts.len() > size => file.set_len(size),
-                _ => Ok(()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
             },
-            Err(_) => Ok(()),
+            // Nothing was written yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
         .map_err(|error| Error::io(format_args!("cutting {}", path.display()), error))
+    }
+
+    /// Cuts off what was spooled before the daemon ended and is not in the journal: there the file has a hole, if
+    /// it grows again.
+    pub(super) fn trim_spools(&self) -> Result<()> {
+        let inner = self.inner.lock();
+        for (number, node) in &inner.state.nodes {
+            let Some(content) = node.content() else {
+                continue;
+            };
+            if node.places.is_empty() {
+                // Whoever had it open is gone.
+                let _ = fs::remove_file(self.spool_path(*number));
+                continue;
+            }
+            let mut segments = content.segments.iter().rev();
+            let last = segments.find(|segment| matches!(segment.place, Place::Spool));
+            self.cut_spool(*number, last.map_or(0, Segment::end))?;
+        }
+        Ok(())
+    }
+
+    /// The spool file of a node, if anything was written to it.
+    pub(in crate::filesystem) fn existing_spool(&self, node: u64) -> Result<Option<fs::File>> {
+        let path = self.spool_path(node);
+        match fs::File::options().read(true).write(true).open(&path) {
+            Ok(spool) => Ok(Some(spool)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(format_args!("opening {}", path.display()), error)),
+        }
     }
 
     pub(in crate::filesystem) fn spool_path(&self, node: u64) -> PathBuf {
@@ -53,18 +98,20 @@ impl OpenPoint {
             .read(true)
             .write(true)
             .create(true)
+            .mode(0o600)
             .truncate(false)
             .open(&path)
             .map_err(|error| Error::io(format_args!("opening {}", path.display()), error))
     }
 
-    /// Writes bytes of a file into its spool.
+    /// Writes bytes of a file into its spool, and sets what `set` sets with that.
     pub(in crate::filesystem) fn write(
         &self,
         node: u64,
         spool: &fs::File,
         offset: u64,
         data: &[u8],
+        set: &dyn Fn(&mut Facts),
     ) -> Answer<()> {
         Self::require_open(&self.inner.lock())?;
         let (begin, length) = (offset, data.len() as u64);
@@ -88,6 +135,7 @@ impl OpenPoint {
             length,
         };
         self.change(inner, written)?;
+        self.touch(inner, node, set)?;
         self.unmatch(inner, node);
         Ok(())
     }
@@ -101,7 +149,7 @@ impl OpenPoint {
 
     /// A file that was written to is closed: its content is compared with that of the point it may be a copy of.
     pub(in crate::filesystem) fn closed(&self, node: u64, spool: Option<&fs::File>) {
-        let size = {
+        let (size, changes) = {
             let inner = self.inner.lock();
             if inner.from.is_none() {
                 return;
@@ -116,7 +164,7 @@ impl OpenPoint {
             if !spooled || content.size == 0 {
                 return;
             }
-            content.size
+            (content.size, content.changes)
         };
         // A temporary name has no twin yet, but its final name will: the content is hashed all the same.
         let hash = spool.and_then(|spool| hash_of(spool, size).ok());
@@ -129,12 +177,18 @@ impl OpenPoint {
             },
             ..
         }) = inner.state.nodes.get_mut(&node)
-            && content.size == size
+            && content.changes == changes
         {
             *known = hash;
         }
         self.rematch_node(inner, node);
     }
+}
+
+/// Whether anything of a file was written as bytes.
+pub(super) fn is_spooled(content: &OpenContent) -> bool {
+    let mut segments = content.segments.iter();
+    segments.any(|segment| matches!(segment.place, Place::Spool))
 }
 
 /// BLAKE3 of a spooled file; holes read as zeros.

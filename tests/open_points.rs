@@ -1,0 +1,642 @@
+//! Open points without a kernel: what survives the daemon, and what is never sealed.
+
+use crate::engine::{Bench, assert_clean};
+use crate::mount::{back_up, catalog};
+use crate::mount_writes::settings;
+use keepfs::filesystem::{
+    Answer, Answered, Attributes, Caller, Changes, FileSystem, Mode, Options, ROOT,
+};
+use keepfs::id::ChunkId;
+use keepfs::store::MemoryStore;
+use keepfs::store::faults::{FaultyStore, Stop};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const USER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
+
+fn mode(mode: u32) -> Mode {
+    Mode { mode, umask: 0 }
+}
+
+/// A served tree, and the calls of tools on it.
+struct Tree(FileSystem);
+
+impl Tree {
+    fn of(repositories: &[(&str, &Bench)], state: &Path) -> Self {
+        let repositories = repositories
+            .iter()
+            .map(|(name, bench)| ((*name).to_owned(), catalog(bench)))
+            .collect();
+        let options = Options::new(state.to_owned());
+        Self(FileSystem::new(repositories, options))
+    }
+
+    fn look(&self, path: &str) -> Option<Attributes> {
+        let mut found = self.0.stat(ROOT).unwrap();
+        for name in path.split('/') {
+            match self.0.lookup(found.ino, name.as_bytes(), USER).unwrap() {
+                Answered::Found { attributes, .. } => found = attributes,
+                Answered::Missing { .. } => return None,
+            }
+        }
+        Some(found)
+    }
+
+    fn ino(&self, path: &str) -> u64 {
+        self.look(path).unwrap_or_else(|| panic!("{path}")).ino
+    }
+
+    /// The inode of the directory, and the last name.
+    fn place<'a>(&self, path: &'a str) -> (u64, &'a [u8]) {
+        let (directory, name) = path.rsplit_once('/').unwrap();
+        (self.ino(directory), name.as_bytes())
+    }
+
+    fn try_mkdir(&self, path: &str) -> Answer<u64> {
+        let (parent, name) = self.place(path);
+        match self.0.make_directory(parent, name, mode(0o755), USER)? {
+            Answered::Found { attributes, .. } => Ok(attributes.ino),
+            Answered::Missing { .. } => panic!("{path}"),
+        }
+    }
+
+    fn mkdir(&self, path: &str) -> u64 {
+        self.try_mkdir(path).unwrap()
+    }
+
+    fn create(&self, path: &str) -> Answer<u64> {
+        let (parent, name) = self.place(path);
+        let (_, handle) = self.0.create(parent, name, mode(0o644), 0, USER)?;
+        Ok(handle)
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) {
+        let handle = self.create(path).unwrap();
+        self.0.write(handle, 0, bytes, USER).unwrap();
+        self.0.close(handle);
+    }
+
+    fn read(&self, path: &str) -> Answer<Vec<u8>> {
+        let handle = self.0.open(self.ino(path), libc::O_RDONLY)?;
+        let data = self.0.read(handle, 0, 1 << 20);
+        self.0.close(handle);
+        Ok(data?.to_vec())
+    }
+
+    /// As cp does it, without times and owners.
+    fn copy(&self, from: &str, to: &str) -> Answer<()> {
+        let source = self.0.open(self.ino(from), libc::O_RDONLY)?;
+        let target = self.create(to)?;
+        let copied = self.0.copy_range((source, 0), (target, 0), 1 << 20, USER);
+        self.0.close(source);
+        self.0.close(target);
+        copied.map(drop)
+    }
+
+    fn copy_point(&self, from: &str, to: &str) {
+        self.mkdir(to);
+        self.mkdir(&format!("{to}/a"));
+        for name in FILES {
+            self.copy(&format!("{from}/{name}"), &format!("{to}/{name}"))
+                .unwrap();
+        }
+    }
+
+    fn mv(&self, from: &str, to: &str) -> Answer<()> {
+        self.0.rename(self.place(from), self.place(to), 0, USER)
+    }
+
+    fn rm(&self, path: &str) -> Answer<()> {
+        let (parent, name) = self.place(path);
+        self.0.unlink(parent, name)
+    }
+
+    fn set(&self, path: &str, changes: &Changes) -> Answer<Attributes> {
+        self.0.set_attributes(self.ino(path), changes, USER)
+    }
+
+    fn cut(&self, path: &str, size: u64) -> Answer<Attributes> {
+        let size = Some(size);
+        let changes = Changes {
+            size,
+            ..Changes::default()
+        };
+        self.set(path, &changes)
+    }
+
+    fn fact(&self, path: &str, name: &str) -> String {
+        let name = format!("user.keepfs.{name}");
+        let value = self.0.get_xattr(self.ino(path), name.as_bytes()).unwrap();
+        String::from_utf8_lossy(&value).into_owned()
+    }
+
+    fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.read(".keepfs/errors").unwrap()).into_owned()
+    }
+
+    fn becomes_complete(&self, path: &str) -> bool {
+        (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            self.fact(path, "state") == "complete"
+        })
+    }
+}
+
+/// The files of the point that is copied.
+const FILES: [&str; 3] = ["a/one", "a/two", "three"];
+
+fn content(name: &str) -> Vec<u8> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(name.as_bytes());
+    let mut bytes = vec![0; 100_000];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Two repositories, the first with a point of three files, and a state directory.
+struct Host {
+    primary: Bench,
+    offsite: Bench,
+    store: FaultyStore,
+    state: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let source = tempfile::tempdir().unwrap();
+        std::fs::create_dir(source.path().join("a")).unwrap();
+        for name in FILES {
+            std::fs::write(source.path().join(name), content(name)).unwrap();
+        }
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+        let primary = Bench::new(&settings());
+        let offsite = Bench::in_store(Arc::new(store.clone()), &settings());
+        back_up(&primary, source.path(), "p1");
+        catalog(&offsite).ensure_backup(b"host").unwrap();
+        Self {
+            primary,
+            offsite,
+            store,
+            state: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn serve(&self) -> Tree {
+        let both = [("primary", &self.primary), ("offsite", &self.offsite)];
+        Tree::of(&both, self.state.path())
+    }
+
+    /// The directories of open points.
+    fn open_points(&self) -> Vec<PathBuf> {
+        let found = std::fs::read_dir(self.state.path().join("open")).unwrap();
+        found.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// The spool files of the only open point.
+    fn spools(&self) -> Vec<PathBuf> {
+        let found = std::fs::read_dir(self.open_points()[0].join("spool")).unwrap();
+        found.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn assert_clean(&self) {
+        assert_clean("offsite", &self.offsite.open());
+    }
+}
+
+fn fails<T>(answer: Answer<T>, errno: i32, words: &str) {
+    let Err(failure) = answer else {
+        panic!("it succeeded: {words}")
+    };
+    let sentence = failure.sentence().unwrap_or_default();
+    assert_eq!(failure.errno(), errno, "{sentence}");
+    assert!(sentence.contains(words), "{sentence}");
+}
+
+#[test]
+fn what_was_not_brought_before_the_daemon_ended_is_brought_before_sealing() {
+    let host = Host::new();
+    let tree = host.serve();
+    // A part of a point, which says of no point that this is a copy of it.
+    tree.mkdir("offsite/host/x.partial");
+    tree.copy("primary/host/p1/a/one", "offsite/host/x.partial/renamed")
+        .unwrap();
+    drop(tree);
+    let tree = host.serve();
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    assert_eq!(
+        tree.read("offsite/host/x/renamed").unwrap(),
+        content("a/one")
+    );
+    host.assert_clean();
+}
+
+#[test]
+fn nothing_is_sealed_while_its_source_is_not_mounted() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.copy_point("primary/host/p1", "offsite/host/y.partial");
+    drop(tree);
+    let tree = Tree::of(&[("offsite", &host.offsite)], host.state.path());
+    for _ in 0..2 {
+        let sealed = tree.mv("offsite/host/y.partial", "offsite/host/y");
+        fails(sealed, libc::EHOSTDOWN, "is not mounted");
+    }
+    assert_eq!(tree.fact("offsite/host/y.partial", "state"), "open");
+    // It can be written meanwhile.
+    tree.put("offsite/host/y.partial/more", b"more");
+    drop(tree);
+    let tree = host.serve();
+    tree.mv("offsite/host/y.partial", "offsite/host/y").unwrap();
+    for name in FILES {
+        let path = format!("offsite/host/y/{name}");
+        assert_eq!(tree.read(&path).unwrap(), content(name));
+    }
+    host.assert_clean();
+}
+
+#[test]
+fn a_transfer_that_failed_is_told_once_and_tried_again() {
+    let host = Host::new();
+    let tree = host.serve();
+    let top = tree.mkdir("offsite/host/x.partial");
+    host.store.stop_at(1, Stop::Before);
+    tree.copy("primary/host/p1/a/one", "offsite/host/x.partial/one")
+        .unwrap();
+    fails(tree.0.sync_directory(top, USER), libc::EHOSTDOWN, "");
+    host.store.heal();
+    tree.copy("primary/host/p1/a/two", "offsite/host/x.partial/two")
+        .unwrap();
+    tree.0.sync_directory(top, USER).unwrap();
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    assert_eq!(tree.read("offsite/host/x/one").unwrap(), content("a/one"));
+    host.assert_clean();
+}
+
+#[test]
+fn spooled_bytes_that_are_lost_are_never_sealed_as_zeros() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", &content("file"));
+    drop(tree);
+    let spool = std::fs::File::options().write(true).open(&host.spools()[0]);
+    spool.unwrap().set_len(5000).unwrap();
+    let tree = host.serve();
+    fails(
+        tree.read("offsite/host/x.partial/file"),
+        libc::EBADMSG,
+        "lost on this host",
+    );
+    let sealed = tree.mv("offsite/host/x.partial", "offsite/host/x");
+    fails(sealed, libc::EBADMSG, "file: bytes");
+    assert!(tree.look("offsite/host/x").is_none());
+    // What is left is sealed after the file was cut to it.
+    tree.cut("offsite/host/x.partial/file", 5000).unwrap();
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    let sealed = tree.read("offsite/host/x/file").unwrap();
+    assert_eq!(sealed, content("file")[..5000]);
+}
+
+#[test]
+fn bytes_that_the_journal_does_not_tell_of_do_not_come_back() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"first");
+    drop(tree);
+    // The daemon was killed between the spool and the journal, or between the journal and the cut.
+    std::fs::write(&host.spools()[0], b"first and not answered").unwrap();
+    let tree = host.serve();
+    let handle = tree.ino("offsite/host/x.partial/file");
+    let handle = tree.0.open(handle, libc::O_RDWR).unwrap();
+    tree.0.write(handle, 30, b"last", USER).unwrap();
+    tree.0.close(handle);
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    let sealed = tree.read("offsite/host/x/file").unwrap();
+    assert_eq!(sealed, [&b"first"[..], &[0; 25], b"last"].concat());
+}
+
+#[test]
+fn a_spool_that_cannot_be_cut_fails_the_cut() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    let spool = &host.spools()[0];
+    std::fs::remove_file(spool).unwrap();
+    std::fs::create_dir(spool).unwrap();
+    assert!(tree.cut("offsite/host/x.partial/file", 3).is_err());
+}
+
+#[test]
+fn an_open_point_makes_way_for_a_complete_one_of_its_name() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/p1");
+    tree.put("offsite/host/p1/only-here", b"mine");
+    drop(tree);
+    // Another host copies the point of that name meanwhile.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let both = [("primary", &host.primary), ("offsite", &host.offsite)];
+    let other = Tree::of(&both, elsewhere.path());
+    other.copy_point("primary/host/p1", "offsite/host/p1");
+    assert!(other.becomes_complete("offsite/host/p1"));
+    drop(other);
+    for _ in 0..2 {
+        let tree = host.serve();
+        let kept = "offsite/host/p1.partial";
+        assert_eq!(tree.fact(kept, "state"), "open");
+        assert_eq!(tree.read(&format!("{kept}/only-here")).unwrap(), b"mine");
+        assert_eq!(tree.fact("offsite/host/p1", "state"), "complete");
+    }
+    assert_eq!(host.open_points().len(), 1);
+}
+
+/// A point whose record was created although its daemon never heard of it.
+fn sealed_unheard(host: &Host) -> Tree {
+    let tree = host.serve();
+    let seal = |name: &str| {
+        let (from, to) = (
+            format!("offsite/host/{name}.partial"),
+            format!("offsite/host/{name}"),
+        );
+        tree.mkdir(&from);
+        tree.put(&format!("{from}/file"), &content(name));
+        tree.mv(&from, &to)
+    };
+    let before = host.store.mutations();
+    seal("first").unwrap();
+    let mutations = host.store.mutations() - before;
+    host.store.stop_at(mutations as u64, Stop::After);
+    assert!(seal("second").is_err());
+    host.store.heal();
+    tree
+}
+
+#[test]
+fn what_was_sealed_when_the_daemon_died_is_not_open_any_more() {
+    let host = Host::new();
+    drop(sealed_unheard(&host));
+    let tree = host.serve();
+    assert!(tree.look("offsite/host/second.partial").is_none());
+    let sealed = tree.read("offsite/host/second/file").unwrap();
+    assert_eq!(sealed, content("second"));
+    assert!(host.open_points().is_empty());
+}
+
+#[test]
+fn what_was_written_after_an_attempt_to_seal_is_kept() {
+    let host = Host::new();
+    let tree = sealed_unheard(&host);
+    tree.put("offsite/host/second.partial/more", b"more");
+    drop(tree);
+    let tree = host.serve();
+    let more = tree.read("offsite/host/second.partial/more").unwrap();
+    assert_eq!(more, b"more");
+}
+
+#[test]
+fn a_damaged_journal_is_left_alone_and_told_of() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    drop(tree);
+    let journal = host.open_points()[0].join("journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 16;
+    std::fs::write(&journal, &bytes).unwrap();
+    let tree = host.serve();
+    assert!(tree.look("offsite/host/x.partial").is_none());
+    let errors = tree.errors();
+    assert!(
+        errors.contains("cannot be read") && errors.contains(journal.to_str().unwrap()),
+        "{errors}"
+    );
+    assert_eq!(std::fs::read(&journal).unwrap(), bytes);
+}
+
+#[test]
+fn what_open_points_keep_is_private_and_synced_through_any_handle() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    let tree = host.serve();
+    let top = tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    let directory = &host.open_points()[0];
+    let spool = &host.spools()[0];
+    let bits = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(bits(directory), 0o700);
+    assert_eq!(bits(&directory.join("spool")), 0o700);
+    assert_eq!(bits(&directory.join("journal")), 0o600);
+    assert_eq!(bits(spool), 0o600);
+    let file = tree.ino("offsite/host/x.partial/file");
+    let handle = tree.0.open(file, libc::O_RDONLY).unwrap();
+    tree.0.sync(handle, USER).unwrap();
+    tree.0.sync_directory(top, USER).unwrap();
+    // A handle that wrote nothing syncs what others wrote: it notices when it cannot.
+    std::fs::remove_file(spool).unwrap();
+    std::fs::create_dir(spool).unwrap();
+    assert!(tree.0.sync(handle, USER).is_err());
+    assert!(tree.0.sync_directory(top, USER).is_err());
+}
+
+#[test]
+fn what_was_written_is_in_the_repository_after_a_sync_of_its_directory() {
+    let host = Host::new();
+    let tree = host.serve();
+    let top = tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", &content("file"));
+    let chunk = ChunkId::of(&content("file"));
+    let there = || host.offsite.open().find(&chunk).unwrap().is_some();
+    assert!(!there());
+    tree.0.sync_directory(top, USER).unwrap();
+    assert!(there());
+    // Once is enough.
+    let before = host.store.mutations();
+    tree.0.sync_directory(top, USER).unwrap();
+    assert_eq!(host.store.mutations(), before);
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    assert_eq!(tree.read("offsite/host/x/file").unwrap(), content("file"));
+}
+
+#[test]
+fn a_point_that_is_being_removed_is_not_gone_on_with() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.put("offsite/host/x.partial/file", b"content");
+    tree.mkdir("offsite/host/y.partial");
+    let (parent, name) = tree.place("offsite/host/y.partial");
+    tree.0.remove_directory(parent, name).unwrap();
+    assert_eq!(host.open_points().len(), 1);
+    drop(tree);
+    let left = &host.open_points()[0];
+    std::fs::rename(left, left.with_extension("gone")).unwrap();
+    let tree = host.serve();
+    assert!(tree.look("offsite/host/x.partial").is_none());
+    let removed = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        host.open_points().is_empty()
+    });
+    assert!(removed);
+}
+
+#[test]
+fn directories_may_lie_deeper_than_a_stack_reaches() {
+    const LEVELS: usize = 5000;
+    let host = Host::new();
+    let tree = host.serve();
+    let mut directory = tree.mkdir("offsite/host/x.partial");
+    for _ in 0..LEVELS {
+        let made = tree.0.make_directory(directory, b"d", mode(0o755), USER);
+        let Answered::Found { attributes, .. } = made.unwrap() else {
+            panic!("it is not there")
+        };
+        directory = attributes.ino;
+    }
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    drop(tree);
+    let tree = host.serve();
+    let mut directory = tree.ino("offsite/host/x");
+    let mut levels = 0;
+    while let Answered::Found { attributes, .. } = tree.0.lookup(directory, b"d", USER).unwrap() {
+        directory = attributes.ino;
+        levels += 1;
+    }
+    assert_eq!(levels, LEVELS);
+}
+
+#[test]
+fn a_whole_copy_is_sealed_by_the_next_daemon() {
+    let host = Host::new();
+    let tree = host.serve();
+    host.store.stop_at(1, Stop::Before);
+    tree.copy_point("primary/host/p1", "offsite/host/p1");
+    let told = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        tree.errors().contains("could not be sealed")
+    });
+    assert!(told);
+    drop(tree);
+    host.store.heal();
+    let tree = host.serve();
+    assert!(tree.becomes_complete("offsite/host/p1"));
+    host.assert_clean();
+}
+
+#[test]
+fn the_end_of_a_mount_waits_for_points_that_are_being_sealed() {
+    let host = Host::new();
+    let tree = host.serve();
+    host.store.delay(Duration::from_millis(100));
+    tree.copy_point("primary/host/p1", "offsite/host/p1");
+    tree.0.settle();
+    assert_eq!(tree.fact("offsite/host/p1", "state"), "complete");
+}
+
+#[test]
+fn bytes_that_were_written_before_a_restart_are_compared_after_it() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/p1");
+    tree.mkdir("offsite/host/p1/a");
+    for name in &FILES[..2] {
+        tree.put(&format!("offsite/host/p1/{name}"), &content(name));
+    }
+    drop(tree);
+    let tree = host.serve();
+    tree.put("offsite/host/p1/three", &content("three"));
+    assert!(tree.becomes_complete("offsite/host/p1"));
+}
+
+#[test]
+fn a_whole_copy_of_another_name_is_sealed_as_the_copy_it_is() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.copy_point("primary/host/p1", "offsite/host/q.partial");
+    tree.mv("offsite/host/q.partial", "offsite/host/q").unwrap();
+    tree.copy_point("primary/host/p1", "offsite/host/r.partial");
+    let ino = tree.ino("offsite/host/r.partial");
+    let state = b"user.keepfs.state";
+    tree.0.set_xattr(ino, state, b"complete", 0, USER).unwrap();
+    // The ending says that a point is not complete.
+    assert!(tree.look("offsite/host/r.partial").is_none());
+    drop(tree);
+    let (one, other) = (catalog(&host.primary), catalog(&host.offsite));
+    let (one, other) = (one.contents(), other.contents());
+    let source = one.point(b"host", b"p1").unwrap();
+    for name in ["q", "r"] {
+        let copy = other.point(b"host", name.as_bytes()).unwrap();
+        assert!(copy.record.same_content(&source.record), "{name}");
+        assert_eq!(copy.record.time, source.record.time);
+        assert_eq!(copy.record.side_bytes, source.record.side_bytes);
+        assert_eq!(copy.record.origin.as_ref().unwrap().point, source.id);
+    }
+    host.assert_clean();
+}
+
+#[test]
+fn an_open_file_is_read_whatever_becomes_of_its_name() {
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    let open = |name: &str| {
+        let path = format!("offsite/host/x.partial/{name}");
+        tree.put(&path, name.as_bytes());
+        tree.0.open(tree.ino(&path), libc::O_RDONLY).unwrap()
+    };
+    let read = |handle: u64| tree.0.read(handle, 0, 100).unwrap().to_vec();
+    let handles = [open("removed"), open("replaced"), open("sealed")];
+    tree.rm("offsite/host/x.partial/removed").unwrap();
+    tree.put("offsite/host/x.partial/new", b"new");
+    let (new, replaced) = (
+        "offsite/host/x.partial/new",
+        "offsite/host/x.partial/replaced",
+    );
+    tree.mv(new, replaced).unwrap();
+    assert_eq!(read(handles[0]), b"removed");
+    assert_eq!(read(handles[1]), b"replaced");
+    // What nobody has open any more is removed.
+    assert_eq!(host.spools().len(), 4);
+    tree.0.close(handles[0]);
+    tree.0.close(handles[1]);
+    assert_eq!(host.spools().len(), 2);
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    assert_eq!(read(handles[2]), b"sealed");
+}
+
+#[test]
+fn copies_side_by_side_are_never_refused_by_the_sealing_of_the_whole() {
+    let host = Host::new();
+    let tree = host.serve();
+    for _ in 0..10 {
+        tree.mkdir("offsite/host/p1");
+        tree.mkdir("offsite/host/p1/a");
+        std::thread::scope(|scope| {
+            for name in FILES {
+                let tree = &tree;
+                let from = format!("primary/host/p1/{name}");
+                let to = format!("offsite/host/p1/{name}");
+                scope.spawn(move || tree.copy(&from, &to).unwrap());
+            }
+        });
+        assert!(tree.becomes_complete("offsite/host/p1"));
+        let (parent, name) = tree.place("offsite/host/p1");
+        tree.0.remove_directory(parent, name).unwrap();
+    }
+}
+
+#[test]
+fn a_backup_is_not_renamed_by_copying_it() {
+    let host = Host::new();
+    let tree = host.serve();
+    let renamed = tree.mv("primary/host", "primary/other");
+    fails(renamed, libc::EROFS, "cannot be renamed yet");
+}
