@@ -14,6 +14,7 @@ mod demo;
 mod endpoints;
 mod engine;
 mod golden;
+mod golden_stored;
 mod hostile;
 mod kills;
 mod model;
