@@ -13,6 +13,7 @@ mod damage;
 mod demo;
 mod endpoints;
 mod engine;
+mod filesystem;
 mod golden;
 mod golden_stored;
 mod hostile;
