@@ -142,8 +142,14 @@ fn expect(progress: &Progress, steps: &[Step]) {
             .filter(|step| step.verdict == Verdict::Copy)
             .map(|step| step.point.record.tree)
     };
-    let entries = to_copy().map(|tree| tree.entries).sum();
-    progress.expect(entries, to_copy().map(|tree| tree.bytes).sum());
+    // Trees may say what they like.
+    let (entries, bytes) = to_copy().fold((0u64, 0u64), |(entries, bytes), tree| {
+        (
+            entries.saturating_add(tree.entries),
+            bytes.saturating_add(tree.bytes),
+        )
+    });
+    progress.expect(entries, bytes);
 }
 
 fn session_point(step: &Step) -> SessionPoint {

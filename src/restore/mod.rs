@@ -113,7 +113,7 @@ impl Shared<'_> {
     fn restored(&self, bytes: u64) {
         let mut report = self.report.lock();
         report.entries += 1;
-        report.bytes += bytes;
+        report.bytes = report.bytes.saturating_add(bytes);
         drop(report);
         self.progress.done(1, bytes);
     }
@@ -194,9 +194,9 @@ pub fn restore(
         report: Mutex::default(),
         fatal: Mutex::default(),
     };
-    let (entries, bytes) = entry
-        .tree()
-        .map_or((1, entry.size()), |tree| (tree.entries + 1, tree.bytes));
+    let (entries, bytes) = entry.tree().map_or((1, entry.size()), |tree| {
+        (tree.entries.saturating_add(1), tree.bytes)
+    });
     progress.expect(entries, bytes);
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 16)),
