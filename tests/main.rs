@@ -17,6 +17,7 @@ mod filesystem;
 mod golden;
 mod golden_stored;
 mod hostile;
+mod hostile_contents;
 mod hostile_graphs;
 mod kills;
 mod model;
