@@ -29,6 +29,7 @@ mod reader;
 mod restore;
 mod s3;
 mod scopes;
+mod secrecy;
 mod self_seal;
 mod servers;
 mod sites;
