@@ -1,8 +1,10 @@
 //! Damage, in every kind of object, and what a user does next: never a panic, never a wrong byte, an error that says
 //! what is wrong, and a check that finds it and names exactly the files it costs.
 
+use crate::damaged_mount::mounted;
 use crate::engine::assert_clean;
-use crate::planted::{Item, Needs, Shelf, list_and_mark, noise, plain, plant};
+use crate::planted::{Item, Shelf, noise, plant};
+use crate::pristine::{Pristine, back_up, copy_of, pristine};
 use crate::sites::{Site, try_copy};
 use bytes::Bytes;
 use keepfs::check::{Options, Report, check, rebuild_index};
@@ -12,104 +14,10 @@ use keepfs::id::ObjectId;
 use keepfs::point::{Catalog, Trees, Visit, Walk};
 use keepfs::progress::Progress;
 use keepfs::repository::Repository;
+use keepfs::store::Store;
 use keepfs::store::names::{Name, PackKind};
-use keepfs::store::{MemoryStore, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// A repository with every kind of object, what its files hold, and the chunks they need.
-struct Pristine {
-    shelf: Shelf,
-    contents: BTreeMap<String, Vec<u8>>,
-    needs: Needs,
-}
-
-fn contents_of(path: &str, item: &Item, contents: &mut BTreeMap<String, Vec<u8>>) {
-    match item {
-        Item::File(content, _) => drop(contents.insert(path.to_owned(), content.clone())),
-        Item::Directory(items) => items.iter().for_each(|(name, (item, _))| {
-            contents_of(
-                &format!("{path}/{}", String::from_utf8_lossy(name)),
-                item,
-                contents,
-            );
-        }),
-        Item::Other(_) => {}
-    }
-}
-
-fn pristine() -> Pristine {
-    let shelf = Shelf::new();
-    let (mut contents, mut needs) = (BTreeMap::new(), Needs::new());
-    let mut item = Item::directory([
-        (
-            "a",
-            Item::directory([("shared", Item::File(noise(1, 700_000), 150_000))]),
-        ),
-        ("many pieces", Item::File(noise(2, 120_000), 300)),
-        (
-            "text",
-            Item::File(b"some text, which compresses ".repeat(500), 5000),
-        ),
-    ]);
-    for (seed, (backup, point)) in [
-        ("web", "one"),
-        ("web", "two"),
-        ("web", "three"),
-        ("db", "first"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let own = Item::directory([
-            (
-                "large",
-                Item::File(noise(10 + seed as u32, 600_000), 120_000),
-            ),
-            (
-                "small",
-                Item::File(format!("small {seed}").into_bytes(), 99),
-            ),
-        ]);
-        item = item.with(format!("d{seed}").as_bytes(), own, plain());
-        let (_, more) = plant(&shelf.catalog(), backup, point, &item).unwrap();
-        contents_of(&format!("{backup}/{point}"), &item, &mut contents);
-        needs.extend(more);
-    }
-    let repository = shelf.open().unwrap();
-    repository.add_key(&shelf.key, "a second slot").unwrap();
-    let settings = repository.settings().clone();
-    repository
-        .create_document(Name::Config(1), &settings)
-        .unwrap();
-    let catalog = shelf.catalog();
-    for name in [&b"one"[..], b"two"] {
-        let known = catalog.contents();
-        let point = known.point(b"web", name).unwrap();
-        list_and_mark(&repository, point, ObjectId::random());
-    }
-    Pristine {
-        shelf,
-        contents,
-        needs,
-    }
-}
-
-/// The same objects in a store of their own, opened with nothing cached.
-fn copy_of(pristine: &Pristine) -> Shelf {
-    let memory = MemoryStore::new();
-    for object in pristine.shelf.memory.list("").unwrap() {
-        memory.overwrite(
-            &object.name,
-            pristine.shelf.memory.get(&object.name).unwrap(),
-        );
-    }
-    Shelf {
-        memory,
-        cache: tempfile::tempdir().unwrap(),
-        key: pristine.shelf.key.clone(),
-    }
-}
 
 fn is_damage(kind: Kind) -> bool {
     // Version and key epoch stand in the clear, where a flipped bit makes them another version's or another key's.
@@ -144,6 +52,11 @@ fn read(
 fn readable(case: &str, pristine: &Pristine, repository: &Arc<Repository>) -> BTreeSet<String> {
     let contents = Catalog::open(repository.clone()).unwrap().contents();
     let trees = Arc::new(Trees::new(repository.clone()));
+    let expected = |path: &str| {
+        // A later backup of the same source holds the same.
+        let path = path.replacen("host/again/", "host/real/", 1);
+        pristine.contents.get(&path)
+    };
     let mut good = BTreeSet::new();
     for (backup, point) in contents.backups.values().flat_map(|backup| {
         contents
@@ -171,7 +84,7 @@ fn readable(case: &str, pristine: &Pristine, repository: &Arc<Repository>) -> BT
             let path = format!("{top}/{}", String::from_utf8_lossy(&path));
             match read(repository, &trees, file) {
                 Ok(content) => {
-                    if let Some(expected) = pristine.contents.get(&path) {
+                    if let Some(expected) = expected(&path) {
                         assert!(content == *expected, "{case}: {path} reads wrong bytes");
                     }
                     good.insert(path);
@@ -203,7 +116,7 @@ fn lost(pristine: &Pristine, report: &Report) -> BTreeSet<String> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Damage {
+pub enum Damage {
     Delete,
     Cut(usize),
     Flip(usize),
@@ -222,7 +135,10 @@ fn kind_of(name: Name) -> &'static str {
         Name::Catalogue(_) => "catalogue",
         Name::Point(..) => "point record",
         Name::Mark(..) => "mark",
-        _ => "other",
+        Name::Trash(..) => "trash",
+        Name::Lease(_) => "lease",
+        Name::Session(..) => "session",
+        Name::Condemned(_) => "condemned",
     }
 }
 
@@ -231,17 +147,23 @@ fn leaves_no_trace(pristine: &Pristine, name: Name, damage: Damage) -> bool {
     let newest = |id| {
         let contents = pristine.shelf.catalog().contents();
         let is = |backup: &[u8], point: &[u8]| contents.point(backup, point).unwrap().id == id;
-        is(b"web", b"three") || is(b"db", b"first")
+        is(b"web", b"three") || is(b"db", b"first") || is(b"host", b"real")
+    };
+    let forgotten = |id: ObjectId| {
+        let trash = pristine.shelf.memory.list("trash/").unwrap();
+        let id = id.to_string();
+        trash.iter().any(|object| object.name.contains(&id))
     };
     matches!(damage, Damage::Delete)
         && match name {
             Name::Key(_) | Name::Config(_) | Name::Catalogue(_) | Name::Mark(..) => true,
-            Name::Point(id, _) => newest(id),
+            Name::Trash(..) | Name::Lease(_) | Name::Session(..) | Name::Condemned(_) => true,
+            Name::Point(id, _) => newest(id) || forgotten(id),
             _ => false,
         }
 }
 
-fn apply(shelf: &Shelf, name: &str, other: Option<&str>, damage: Damage) {
+pub fn apply(shelf: &Shelf, name: &str, other: Option<&str>, damage: Damage) {
     let bytes = shelf.memory.get(name).unwrap();
     match damage {
         Damage::Delete => shelf.memory.delete(name).unwrap(),
@@ -263,27 +185,39 @@ fn apply(shelf: &Shelf, name: &str, other: Option<&str>, damage: Damage) {
 /// One row of the table: the damage is done, and then everything that a user might do next.
 fn suffer(pristine: &Pristine, name: &str, other: Option<&str>, damage: Damage) {
     let parsed = Name::parse(name).unwrap();
-    let kind = kind_of(parsed);
-    let case = format!("{damage:?} of {kind} {name}");
+    let other = other.filter(|_| matches!(damage, Damage::Swap));
+    let kinds: BTreeSet<&str> = std::iter::once(name)
+        .chain(other)
+        .map(|name| kind_of(Name::parse(name).unwrap()))
+        .collect();
+    let case = format!("{damage:?} of {kinds:?} {name}");
     let shelf = copy_of(pristine);
     apply(&shelf, name, other, damage);
     // Open and list.
     let repository = match shelf.open() {
         Ok(repository) => repository,
         Err(error) => {
-            let expected = match kind {
+            let expected = |kind: &&str| match *kind {
                 "header" => is_damage(error.kind()) || error.kind() == Kind::NoRepository,
                 "config" => is_damage(error.kind()),
                 "key slot" => matches!(damage, Damage::Swap) && is_damage(error.kind()),
                 _ => false,
             };
-            assert!(expected, "{case}: opening fails with {error:?}");
+            assert!(
+                kinds.iter().any(expected),
+                "{case}: opening fails with {error:?}"
+            );
             return;
         }
     };
-    assert_ne!(kind, "header", "{case}: nobody noticed");
-    // Read every file.
+    assert!(!kinds.contains("header"), "{case}: nobody noticed");
+    // Read every file, as the engine and as a mount does.
     let good = readable(&case, pristine, &repository);
+    assert_eq!(
+        mounted(&case, pristine, &shelf),
+        good,
+        "{case}: a mount reads the same files"
+    );
     let hidden = |path: &String| {
         // A point that is not listed has no files to lose.
         let point = path.splitn(3, '/').take(2).collect::<Vec<_>>();
@@ -298,7 +232,8 @@ fn suffer(pristine: &Pristine, name: &str, other: Option<&str>, damage: Damage) 
         .filter(|path| !good.contains(*path) && !hidden(path))
         .cloned()
         .collect();
-    if !matches!(kind, "data pack" | "tree pack" | "index segment") {
+    let holds_files = |kind: &&str| matches!(*kind, "data pack" | "tree pack" | "index segment");
+    if !kinds.iter().any(holds_files) {
         assert_eq!(
             bad,
             BTreeSet::new(),
@@ -309,7 +244,8 @@ fn suffer(pristine: &Pristine, name: &str, other: Option<&str>, damage: Damage) 
     let structure = report(&shelf, false);
     let full = report(&shelf, true);
     if !leaves_no_trace(pristine, parsed, damage) {
-        let in_data = kind.ends_with("pack") && matches!(damage, Damage::Flip(_) | Damage::Swap);
+        let in_data = kinds.iter().all(|kind| kind.ends_with("pack"))
+            && matches!(damage, Damage::Flip(_) | Damage::Swap);
         assert!(
             in_data || !structure.is_clean(),
             "{case}: check found nothing"
@@ -322,27 +258,48 @@ fn suffer(pristine: &Pristine, name: &str, other: Option<&str>, damage: Damage) 
         "{case}: the files lost; {:?}",
         full.problems
     );
-    // Back up again: it works and reads, or says why not.
+    copy_out(&case, pristine, &shelf, &bad);
+    // Last, as it stores anew what the index does not know any more.
+    back_up_again(&case, pristine, &shelf, &kinds);
+}
+
+/// Backs up again, onto the previous point: it works and reads, or says why not. Packs are not read for what the
+/// index says is there, so only what lies in a damaged one may be missing.
+fn back_up_again(case: &str, pristine: &Pristine, shelf: &Shelf, kinds: &BTreeSet<&str>) {
     let item = Item::directory([("fresh", Item::File(noise(99, 50_000), 9000))]);
-    match plant(&shelf.catalog(), "web", "again", &item) {
-        Ok((_, needs)) => {
-            let cold = Shelf {
-                memory: shelf.memory.clone(),
-                cache: tempfile::tempdir().unwrap(),
-                key: shelf.key.clone(),
-            };
-            let again = readable(&case, pristine, &cold.open().unwrap());
-            assert!(
-                needs.keys().all(|path| again.contains(path)),
-                "{case}: what was backed up afterwards does not read"
-            );
-        }
-        Err(error) => assert!(
+    let fresh = plant(&shelf.catalog(), "web", "again", &item).map(|(_, needs)| needs);
+    let again = back_up(shelf, pristine.source.path(), "again");
+    let cold = Shelf {
+        memory: shelf.memory.clone(),
+        cache: tempfile::tempdir().unwrap(),
+        key: shelf.key.clone(),
+    };
+    let reads = readable(case, pristine, &cold.open().unwrap());
+    let refused = |error: &keepfs::error::Error| {
+        assert!(
             is_damage(error.kind()),
             "{case}: backing up again fails with {error:?}"
+        );
+    };
+    match fresh {
+        Ok(needs) => assert!(
+            needs.keys().all(|path| reads.contains(path)),
+            "{case}: what was backed up afterwards does not read"
         ),
+        Err(error) => refused(&error),
     }
-    copy_out(&case, pristine, &shelf, &bad);
+    match again {
+        Ok(_) if kinds.iter().any(|kind| kind.ends_with("pack")) => {}
+        Ok(_) => assert!(
+            pristine
+                .contents
+                .keys()
+                .filter_map(|path| path.strip_prefix("host/real/"))
+                .all(|path| reads.contains(&format!("host/again/{path}"))),
+            "{case}: what was backed up onto the previous point does not read"
+        ),
+        Err(error) => refused(&error),
+    }
 }
 
 /// Copies a damaged repository into a new one: what is whole arrives, what is not is told and no part of it shows.
@@ -406,7 +363,7 @@ fn a_pristine_repository_is_clean_and_everything_in_it_was_looked_at() {
     assert_eq!(full.problems, []);
     assert_eq!(
         (full.points, full.unreferenced_packs, full.packs_unhashed),
-        (4, 0, 0)
+        (5, 0, 0)
     );
     assert_eq!(
         (full.packs_read, full.bytes_read),
@@ -432,17 +389,27 @@ fn every_damage_of_every_kind_of_object_is_survived_and_found() {
         [
             "backup",
             "catalogue",
+            "condemned",
             "config",
             "data pack",
             "header",
             "index segment",
             "key slot",
+            "lease",
             "mark",
             "point record",
+            "session",
+            "trash",
             "tree pack"
         ]
     );
-    for objects in kinds.values() {
+    // Two objects of different kinds take each other's place.
+    let firsts: Vec<&String> = kinds.values().map(|objects| &objects[0]).collect();
+    for (place, name) in firsts.iter().enumerate() {
+        let other = firsts[(place + 1) % firsts.len()];
+        suffer(&pristine, name, Some(other), Damage::Swap);
+    }
+    for (kind, objects) in &kinds {
         for (place, name) in objects.iter().enumerate() {
             let bytes = pristine.shelf.memory.get(name).unwrap().len();
             let mut damages = vec![
@@ -450,8 +417,9 @@ fn every_damage_of_every_kind_of_object_is_survived_and_found() {
                 Damage::Cut(bytes / 2),
                 Damage::Flip(bytes / 2),
             ];
-            // The first of a kind suffers everything, the others what differs from object to object.
-            if place == 0 {
+            // The first of a kind suffers everything, the others what differs from object to object. What nobody reads
+            // while reading files is sealed as backups and marks are.
+            if place == 0 && !matches!(*kind, "lease" | "session" | "trash" | "condemned") {
                 damages.extend([Damage::Cut(0), Damage::Cut(bytes - 1)]);
                 damages.extend([0, 4, 6, 9, 30, 70, 97, bytes - 20, bytes - 1].map(Damage::Flip));
             }

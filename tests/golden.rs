@@ -43,7 +43,7 @@ fn path(file: &str) -> PathBuf {
 }
 
 /// `name hexadecimal` on each line.
-fn load(file: &str) -> BTreeMap<String, Vec<u8>> {
+pub fn load(file: &str) -> BTreeMap<String, Vec<u8>> {
     let text = std::fs::read_to_string(path(file)).expect("the golden file is in the source tree");
     text.lines()
         .map(|line| line.split_once(' ').expect("a name and its bytes"))
@@ -52,7 +52,7 @@ fn load(file: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Writes the file when asked to.
-fn write_if_asked(file: &str, all: &BTreeMap<String, Vec<u8>>) {
+pub fn write_if_asked(file: &str, all: &BTreeMap<String, Vec<u8>>) {
     if std::env::var_os("KEEPFS_GOLDEN").is_some_and(|wish| wish == "write") {
         let text: String = all
             .iter()
@@ -63,11 +63,13 @@ fn write_if_asked(file: &str, all: &BTreeMap<String, Vec<u8>>) {
     }
 }
 
-fn object(number: u8) -> ObjectId {
+/// An id of an object.
+pub fn object(number: u8) -> ObjectId {
     ObjectId([number; 16])
 }
 
-fn chunk(number: u8) -> ChunkId {
+/// An id of a chunk.
+pub fn chunk(number: u8) -> ChunkId {
     ChunkId([number; 32])
 }
 
@@ -192,7 +194,8 @@ pub fn record() -> PointRecord {
     }
 }
 
-fn side_chunk() -> Vec<u8> {
+/// A piece of a side table.
+pub fn side_chunk() -> Vec<u8> {
     let mut chunks = Vec::new();
     let mut sink = |_: ChunkId, bytes: &[u8]| {
         chunks.push(bytes.to_vec());
@@ -231,7 +234,8 @@ pub fn index_body() -> Vec<u8> {
     )
 }
 
-fn session() -> SessionRecord {
+/// The record of a session in which something failed.
+pub fn session() -> SessionRecord {
     let party = |number, location: &str| Party {
         repository: object(number),
         location: location.to_owned(),
@@ -280,8 +284,8 @@ fn session() -> SessionRecord {
     }
 }
 
-fn structures() -> BTreeMap<String, Vec<u8>> {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         seed: [1; 32],
         cut: CutLimits {
             min: 1 << 17,
@@ -295,8 +299,11 @@ fn structures() -> BTreeMap<String, Vec<u8>> {
         gid: 2,
         mode: 0o750,
         more: vec![("later".to_owned(), "value".to_owned())],
-    };
-    let backup = BackupRecord {
+    }
+}
+
+fn backup() -> BackupRecord {
+    BackupRecord {
         name: b"web01".to_vec(),
         uid: 1,
         gid: 2,
@@ -304,48 +311,92 @@ fn structures() -> BTreeMap<String, Vec<u8>> {
         readers: vec!["alice".to_owned()],
         created: Time::new(9, 10),
         removed: true,
-    };
-    let lease = Lease {
-        kind: LeaseKind::OpenPoint,
+    }
+}
+
+/// A lease of this kind.
+pub fn lease(kind: LeaseKind) -> Lease {
+    Lease {
+        kind,
         host: "host".to_owned(),
         process: 77,
         taken: Time::new(1, 2),
         ends: Some(Time::new(3, 4)),
         point: Some(object(5)),
         name: Some((b"backup".to_vec(), b"point".to_vec())),
-    };
-    let point = record();
+    }
+}
+
+fn catalogue() -> Catalogue {
     let copy = CatalogueEntry {
         id: object(1),
         generation: 2,
-        record: encode(&point),
+        record: encode(&record()),
     };
-    let extents = vec![
-        Extent {
-            length: 1,
-            chunk: Some(chunk(1)),
-        },
-        Extent {
-            length: 2,
-            chunk: None,
-        },
-    ];
-    let mark = Mark {
+    Catalogue {
+        replaces: vec![object(9)],
+        points: vec![copy],
+    }
+}
+
+/// A list that prune has not carried out, or has.
+pub fn condemned(done: bool) -> Condemned {
+    Condemned {
+        time: Time::new(1, 2),
+        packs: vec![object(1)],
+        segments: vec![object(2)],
+        done,
+    }
+}
+
+fn content_leaf() -> ContentPage {
+    let extent = |length, chunk| Extent { length, chunk };
+    ContentPage::Leaf(vec![extent(1, Some(chunk(1))), extent(2, None)])
+}
+
+fn mark() -> Mark {
+    Mark {
         keep_until: Some(Time::new(1, 2)),
         lock_until: None,
         gfs: 5,
         more: vec![("m".to_owned(), vec![2])],
-    };
-    [
+    }
+}
+
+/// A session in each state, with each outcome, by the state's name.
+fn sessions() -> BTreeMap<String, SessionRecord> {
+    use Outcome::{Conflict, Copied, Failed, Present, Waiting};
+    let states = [
+        (SessionState::Running, Waiting),
+        (SessionState::Waiting, Copied),
+        (SessionState::Retrying, Present),
+        (SessionState::Success, Conflict),
+        (SessionState::Warning, Failed),
+        (SessionState::Failed, Failed),
+        (SessionState::Undoing, Waiting),
+        (SessionState::Undone, Waiting),
+    ];
+    let named = states.map(|(state, outcome)| {
+        let mut record = session();
+        record.state = state;
+        record.points[0].outcome = outcome;
+        (format!("session-{state:?}").to_lowercase(), record)
+    });
+    named.into()
+}
+
+/// Every structure, by its name.
+pub fn structures() -> BTreeMap<String, Vec<u8>> {
+    let mut all: BTreeMap<String, Vec<u8>> = [
         (
             "header",
             Header::new(object(0xaa), Time::new(1_700_000_000, 5)).encode(&ring()),
         ),
         ("ring", encode(&ring())),
-        ("settings", encode(&settings)),
-        ("backup", encode(&backup)),
-        ("point", encode(&point)),
-        ("mark", encode(&mark)),
+        ("settings", encode(&settings())),
+        ("backup", encode(&backup())),
+        ("point", encode(&record())),
+        ("mark", encode(&mark())),
         (
             "trash",
             encode(&Trash {
@@ -354,33 +405,24 @@ fn structures() -> BTreeMap<String, Vec<u8>> {
                 undone: true,
             }),
         ),
-        (
-            "catalogue",
-            encode(&Catalogue {
-                replaces: vec![object(9)],
-                points: vec![copy],
-            }),
-        ),
-        ("lease", encode(&lease)),
-        (
-            "condemned",
-            encode(&Condemned {
-                time: Time::new(1, 2),
-                packs: vec![object(1)],
-                segments: vec![object(2)],
-                done: false,
-            }),
-        ),
+        ("catalogue", encode(&catalogue())),
+        ("lease", encode(&lease(LeaseKind::OpenPoint))),
+        ("lease-reader", encode(&lease(LeaseKind::Reader))),
+        ("lease-writer", encode(&lease(LeaseKind::Writer))),
+        ("condemned", encode(&condemned(false))),
         ("directory-leaf", leaf().encode()),
         ("directory-inner", DirectoryPage::Inner(children()).encode()),
-        ("content-leaf", encode(&ContentPage::Leaf(extents))),
+        ("content-leaf", encode(&content_leaf())),
         ("content-inner", encode(&ContentPage::Inner(children()))),
         ("side", side_chunk()),
         ("index", index_body()),
         ("session", encode(&session())),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
-    .into()
+    .into();
+    let sessions = sessions().into_iter();
+    all.extend(sessions.map(|(name, record)| (name, encode(&record))));
+    all
 }
 
 #[test]
@@ -414,6 +456,35 @@ fn the_bytes_of_format_1_decode_to_what_was_written() {
         ContentPage::Inner(children())
     );
     assert_eq!(decode::<Ring>(&golden["ring"]).unwrap(), ring());
+    assert_eq!(
+        decode::<ContentPage>(&golden["content-leaf"]).unwrap(),
+        content_leaf()
+    );
+    assert_eq!(decode::<Settings>(&golden["settings"]).unwrap(), settings());
+    assert_eq!(decode::<BackupRecord>(&golden["backup"]).unwrap(), backup());
+    assert_eq!(decode::<Mark>(&golden["mark"]).unwrap(), mark());
+    assert_eq!(
+        decode::<Catalogue>(&golden["catalogue"]).unwrap(),
+        catalogue()
+    );
+    assert_eq!(
+        decode::<Condemned>(&golden["condemned"]).unwrap(),
+        condemned(false)
+    );
+    for (name, kind) in [
+        ("lease", LeaseKind::OpenPoint),
+        ("lease-reader", LeaseKind::Reader),
+        ("lease-writer", LeaseKind::Writer),
+    ] {
+        assert_eq!(decode::<Lease>(&golden[name]).unwrap(), lease(kind));
+    }
+    for (name, record) in sessions() {
+        assert_eq!(
+            decode::<SessionRecord>(&golden[&name]).unwrap(),
+            record,
+            "{name}"
+        );
+    }
     assert_eq!(
         decode::<SessionRecord>(&golden["session"]).unwrap(),
         session()

@@ -5,6 +5,7 @@
 
 use crate::golden;
 use crate::planted::{Item, Shelf, noise, plant};
+use keepfs::copy::SessionRecord;
 use keepfs::error::Kind;
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::*;
@@ -56,10 +57,10 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// A generator of bent bytes; the same numbers in every run.
-struct Bender(u64);
+pub struct Bender(pub u64);
 
 impl Bender {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         // splitmix64
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -68,7 +69,7 @@ impl Bender {
         ((z ^ (z >> 31)) % limit.max(1) as u64) as usize
     }
 
-    fn bend(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+    pub fn bend(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = seeds[self.below(seeds.len())].clone();
         for _ in 0..=self.below(3) {
             let at = self.below(bytes.len());
@@ -112,8 +113,9 @@ impl Bender {
     }
 }
 
+/// Decodes what was bent, so often, and then what was not.
 #[allow(clippy::disallowed_methods)] // how long to go on, nothing that is asserted
-fn bend_all(seeds: &[Vec<u8>], mut decode: impl FnMut(&[u8]) -> keepfs::error::Result<()>) {
+pub fn bend_all(seeds: &[Vec<u8>], mut decode: impl FnMut(&[u8]) -> keepfs::error::Result<()>) {
     let seconds = std::env::var("KEEPFS_FUZZ_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -198,9 +200,18 @@ fn bent_documents_and_pages_are_refused() {
         encode(&golden::record()),
         encode(&Settings::default()),
         encode(&golden::ring()),
+        golden::side_chunk(),
     ];
+    let documents = golden::structures().into_iter();
+    let documents =
+        documents.filter(|(name, _)| !["header", "index", "side"].contains(&name.as_str()));
+    let seeds: Vec<_> = seeds
+        .into_iter()
+        .chain(documents.map(|(_, bytes)| bytes))
+        .collect();
     bend_all(&seeds, |bytes| {
         // Each must bear every other's bytes too.
+        let _ = decode::<SessionRecord>(bytes).map(|record| assert_eq!(encode(&record), bytes));
         let _ = decode::<ContentPage>(bytes).map(|page| assert_eq!(encode(&page), bytes));
         let _ = decode::<PointRecord>(bytes).map(|record| assert_eq!(encode(&record), bytes));
         let _ = decode::<BackupRecord>(bytes);
@@ -318,7 +329,8 @@ fn bent_sealed_objects_and_packs_decode_to_what_was_written_or_not_at_all() {
     }
 }
 
-fn read_pack(
+/// The chunks of a pack, with every frame in it tried.
+pub fn read_pack(
     ring: &Ring,
     kind: PackKind,
     id: ObjectId,

@@ -1,7 +1,7 @@
 //! A real mount: what `find`, `cp`, `diff`, `tar`, `getfattr` and other users see of complete points.
 
 use crate::backup::{Made, one_of_everything};
-use crate::engine::Bench;
+use crate::engine::{Bench, assert_clean};
 use keepfs::backup::{Options as BackupOptions, backup};
 use keepfs::filesystem::{FileSystem, Options};
 use keepfs::fuse::{EndSignals, MountOptions, Mounted, mount};
@@ -20,6 +20,8 @@ pub struct Mount {
     directory: tempfile::TempDir,
     pub state: Option<tempfile::TempDir>,
     mounted: Option<Mounted>,
+    /// What is read and hashed when the mount goes.
+    served: Vec<Arc<Catalog>>,
 }
 
 impl Mount {
@@ -31,6 +33,8 @@ impl Mount {
         let directory = tempfile::tempdir().unwrap();
         // Other users shall enter as far as the mount lets them.
         run(&format!("chmod 755 {}", directory.path().display()));
+        let served = repositories.iter().map(|(_, catalog)| catalog.clone());
+        let served = served.collect();
         let repositories = repositories
             .into_iter()
             .map(|(name, catalog)| (name.to_owned(), catalog))
@@ -42,7 +46,14 @@ impl Mount {
             directory,
             state: Some(state),
             mounted: Some(mounted),
+            served,
         }
+    }
+
+    /// The same mount, of repositories that were damaged on purpose.
+    pub fn of_damaged(mut self) -> Self {
+        self.served.clear();
+        self
     }
 
     pub fn of_bench(bench: &Bench) -> Self {
@@ -61,9 +72,17 @@ impl Mount {
 }
 
 impl Drop for Mount {
+    /// Whatever a test did, a check finds nothing wrong with what it leaves.
     fn drop(&mut self) {
         if let Some(mounted) = self.mounted.take() {
             let _ = mounted.unmount();
+        }
+        for catalog in self.served.drain(..) {
+            if !std::thread::panicking() {
+                let cache = tempfile::tempdir().unwrap();
+                let afresh = catalog.repository().afresh(cache.path()).unwrap();
+                assert_clean("what a mount leaves", &afresh);
+            }
         }
     }
 }
@@ -402,7 +421,7 @@ fn damage_costs_what_it_hits_and_nothing_else() {
     let mut byte = [0];
     file.read_exact_at(&mut byte, middle).unwrap();
     file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
-    let mount = Mount::of_bench(&bench);
+    let mount = Mount::of_bench(&bench).of_damaged();
     let point = mount.path().join("primary/host/point");
     let damaged = std::fs::read(point.join("random")).unwrap_err();
     assert_eq!(damaged.raw_os_error(), Some(libc::EBADMSG));

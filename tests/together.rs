@@ -1,7 +1,7 @@
 //! Several processes on one repository at once, each the real binary: writers beside each other, and mounts that watch.
 
 use crate::cli::{Host, assert_code};
-use crate::mount::same_trees;
+use crate::mount::{same_trees, try_run};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
@@ -150,4 +150,128 @@ fn of_two_backups_with_the_same_name_exactly_one_wins() {
         same_trees([&a, &b][won], &target);
     }
     assert_clean(&host, 4);
+}
+
+/// A host of its own that knows the repositories of another one by their places.
+fn neighbour(first: &Host) -> Host {
+    let host = Host::new();
+    let place = |name: &str| text(&first.path(name)).to_owned();
+    let config = format!(
+        "[repository.primary]\nurl = {:?}\npassword-file = {:?}\n\
+         [repository.offsite]\nurl = {:?}\nkey-file = {:?}\n",
+        place("primary"),
+        place("password"),
+        place("offsite"),
+        place("offsite.key")
+    );
+    std::fs::write(host.path("keepfs.toml"), config).unwrap();
+    host
+}
+
+/// Both repositories mounted by the daemon of one host.
+struct Serving<'a> {
+    host: &'a Host,
+}
+
+impl<'a> Serving<'a> {
+    fn begin(host: &'a Host) -> Self {
+        std::fs::create_dir(host.path("mnt")).unwrap();
+        host.expect(0, &["mount", "mnt"]);
+        Self { host }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.host.path("mnt").join(below)
+    }
+
+    fn shell(&self, script: &str) -> Output {
+        try_run(&format!("cd '{}'; {script}", text(&self.path(""))))
+    }
+
+    fn await_complete(&self, point: &str) {
+        let state = format!("getfattr --only-values -n user.keepfs.state '{point}'");
+        let complete = (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            self.shell(&state).stdout == b"complete"
+        });
+        assert!(complete, "{point} is not complete");
+        // The kernel may show what it knew of an open point for one second.
+        std::thread::sleep(Duration::from_millis(1200));
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let _ = self.host.run(&["umount", "--lazy", "mnt"]);
+    }
+}
+
+/// Two scripts at the same time, each on the mount of a host of its own.
+fn at_once(mounts: [&Serving<'_>; 2], scripts: [&str; 2]) -> [Output; 2] {
+    std::thread::scope(|scope| {
+        let running = [0, 1].map(|at| {
+            let (mount, script) = (mounts[at], scripts[at]);
+            scope.spawn(move || mount.shell(script))
+        });
+        running.map(|running| running.join().expect("it ran"))
+    })
+}
+
+#[test]
+fn two_daemons_of_two_hosts_copy_into_one_repository_and_one_wins_a_name() {
+    let one = Host::new();
+    one.expect(0, &["init", "primary"]);
+    one.expect(0, &["init", "offsite"]);
+    let letters = ["a", "b", "c", "d"].map(|letter| (letter, source(&one, letter)));
+    for (letter, directory) in &letters {
+        let point = format!("primary/web/{letter}");
+        one.expect(0, &["backup", text(directory), &point]);
+    }
+    let other = neighbour(&one);
+    let (first, second) = (Serving::begin(&one), Serving::begin(&other));
+    let mounts = [&first, &second];
+    // Different points at the same time.
+    let copies = [
+        "mkdir -p offsite/web; cp -a primary/web/a primary/web/c offsite/web/",
+        "mkdir -p offsite/web; cp -a primary/web/b primary/web/d offsite/web/",
+    ];
+    for ended in at_once(mounts, copies) {
+        assert_code(&ended, 0);
+    }
+    for (mount, points) in [(&first, ["a", "c"]), (&second, ["b", "d"])] {
+        points
+            .iter()
+            .for_each(|point| mount.await_complete(&format!("offsite/web/{point}")));
+    }
+    for mount in mounts {
+        for (letter, directory) in &letters {
+            same_trees(directory, &mount.path(&format!("offsite/web/{letter}")));
+        }
+    }
+    // The same name at the same time.
+    let (a, b) = (text(&letters[0].1), text(&letters[1].1));
+    let writes = [a, b].map(|from| format!("cp -a '{from}' offsite/web/both.partial"));
+    for ended in at_once(mounts, [&writes[0], &writes[1]]) {
+        assert_code(&ended, 0);
+    }
+    let seals = at_once(mounts, ["mv offsite/web/both.partial offsite/web/both"; 2]);
+    let won: Vec<usize> = (0..2).filter(|at| seals[*at].status.success()).collect();
+    assert_eq!(won.len(), 1, "{seals:?}");
+    let (winner, loser) = (won[0], 1 - won[0]);
+    assert_code(&seals[loser], 1);
+    assert!(!seals[loser].stderr.is_empty());
+    let errors = std::fs::read_to_string(mounts[loser].path(".keepfs/errors")).unwrap();
+    assert!(errors.contains("choose another name"), "{errors}");
+    // What lost stays open, and takes another name.
+    let renamed = mounts[loser].shell("mv offsite/web/both.partial offsite/web/other");
+    assert_code(&renamed, 0);
+    std::thread::sleep(Duration::from_millis(1500));
+    for mount in mounts {
+        same_trees(&letters[winner].1, &mount.path("offsite/web/both"));
+        same_trees(&letters[loser].1, &mount.path("offsite/web/other"));
+    }
+    drop((first, second));
+    let checked = one.json(&["check", "--read-data", "--json", "offsite"]);
+    assert_eq!(checked[0]["problem_count"], 0, "{checked}");
+    assert_eq!(checked[0]["points"], 6, "{checked}");
 }

@@ -1,14 +1,21 @@
-//! Contents that were moved here unhashed are not believed until a check has hashed them.
+//! What is believed: contents that were moved here unhashed only once a check has hashed them, no pack that is
+//! condemned, and every key that the ring still holds.
 
+use crate::golden::condemned;
+use crate::planted::{Item, Shelf, noise, plant};
 use crate::sites::{Files, MIB, Random, Site, assorted, copy, files_of};
 use keepfs::check::{Options, Report, check};
 use keepfs::copy::End;
+use keepfs::error::Kind;
 use keepfs::id::{ChunkId, ObjectId};
+use keepfs::point::Trees;
 use keepfs::progress::Progress;
-use keepfs::repository::{Lane, Writer};
+use keepfs::repository::{Credential, Lane, Ring, Slot, SlotKind, Writer, decode, encode};
 use keepfs::store::Store;
 use keepfs::store::faults::Stop;
+use keepfs::store::names::{self, Name};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn report(end: &End, read_data: bool) -> Report {
     let options = Options {
@@ -201,4 +208,78 @@ fn merging_segments_keeps_what_was_hashed_whoever_merges() {
     let end = target.reopen();
     assert_eq!(hash_all(&end).packs_hashed, 0);
     assert_eq!(files_of(&end, "web", "f6"), all);
+}
+
+#[test]
+fn nothing_is_committed_while_packs_are_condemned() {
+    let shelf = Shelf::new();
+    let item = Item::directory([("f", Item::File(noise(1, 5000), 900))]);
+    plant(&shelf.catalog(), "web", "before", &item).unwrap();
+    let list = Name::Condemned(0);
+    let repository = shelf.open().unwrap();
+    repository.create_document(list, &condemned(false)).unwrap();
+    let refused = plant(&shelf.catalog(), "web", "meanwhile", &item).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Busy, "{refused:?}");
+    let contents = shelf.catalog().contents();
+    assert!(contents.point(b"web", b"before").is_some());
+    assert!(contents.point(b"web", b"meanwhile").is_none());
+    shelf.memory.delete(&list.to_string()).unwrap();
+    let carried_out = condemned(true);
+    repository.create_document(list, &carried_out).unwrap();
+    plant(&shelf.catalog(), "web", "meanwhile", &item).unwrap();
+}
+
+/// The ring with one more epoch, as a rotation will make it.
+fn rotated(ring: &Ring) -> Ring {
+    let mut bytes = encode(ring);
+    let epochs = u64::from_le_bytes(bytes[20..28].try_into().unwrap());
+    bytes[20..28].copy_from_slice(&(epochs + 1).to_le_bytes());
+    bytes.extend((epochs as u32).to_le_bytes());
+    bytes.extend([0x5e; 32]);
+    decode(&bytes).unwrap()
+}
+
+#[test]
+fn what_an_old_epoch_of_the_ring_wrote_is_read_and_written_beside() {
+    let mut shelf = Shelf::new();
+    let item = |seed| Item::directory([("f", Item::File(noise(seed, 5000), 900))]);
+    plant(&shelf.catalog(), "web", "old", &item(1)).unwrap();
+    let ring = rotated(shelf.open().unwrap().ring());
+    for object in shelf.memory.list(names::KEYS).unwrap() {
+        shelf.memory.delete(&object.name).unwrap();
+    }
+    let key = Credential::key_file(&[0x77; 64]).unwrap();
+    let id = ObjectId::random();
+    let made = Default::default();
+    let slot = Slot::wrap(&ring, id, SlotKind::KeyFile, &key, "new", made, "host").unwrap();
+    let name = Name::Key(id).to_string();
+    shelf.memory.create(&name, slot.encode().into()).unwrap();
+    shelf.key = key;
+    plant(&shelf.catalog(), "web", "new", &item(2)).unwrap();
+    let repository = shelf.open().unwrap();
+    let mut epochs: Vec<u32> = shelf
+        .memory
+        .list("packs/data/")
+        .unwrap()
+        .iter()
+        .map(|pack| shelf.memory.get(&pack.name).unwrap())
+        .map(|pack| u32::from_le_bytes(pack[8..12].try_into().unwrap()))
+        .collect();
+    epochs.sort_unstable();
+    assert_eq!(epochs, [0, 1]);
+    let catalog = shelf.catalog();
+    let trees = Arc::new(Trees::new(repository));
+    for (point, seed) in [(&b"old"[..], 1), (b"new", 2)] {
+        let contents = catalog.contents();
+        let point = contents.point(b"web", point).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let top = Arc::new(point.record.top());
+        let (options, progress) = (Default::default(), Progress::default());
+        keepfs::restore::restore(&trees, &top, out.path(), &options, &progress).unwrap();
+        assert_eq!(
+            std::fs::read(out.path().join("f")).unwrap(),
+            noise(seed, 5000)
+        );
+    }
+    crate::engine::assert_clean("two epochs", &shelf.open().unwrap());
 }

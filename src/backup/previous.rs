@@ -57,7 +57,9 @@ impl Previous {
             }
             let entry = level.entries.next()?.ok()?;
             let number = level.next;
-            level.next += 1 + entry.tree().map_or(0, |tree| tree.entries);
+            let below = entry.tree().map_or(0, |tree| tree.entries);
+            // A tree that says more only leads behind the side table's end.
+            level.next = level.next.saturating_add(below).saturating_add(1);
             if entry.name == name {
                 let inode = self.side.get(number).ok().flatten();
                 let inode = inode.filter(|inode| settled(inode.ctime, self.began));
@@ -72,7 +74,8 @@ impl Previous {
 
     /// Goes into the directory that [`Self::find`] gave, if it gave one.
     pub fn enter(&mut self, before: Option<&Before>) -> Result<()> {
-        let below = before.and_then(|before| Some((before.entry.tree()?, before.number + 1)));
+        let below =
+            before.and_then(|before| Some((before.entry.tree()?, before.number.saturating_add(1))));
         self.levels
             .push(below.map(|(tree, next)| level(&self.trees, tree, next)));
         Ok(())

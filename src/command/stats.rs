@@ -88,10 +88,10 @@ fn line(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<StatsLine> 
         .values()
         .flat_map(|backup| contents.points_of(backup.id))
         .map(|point| point.record.tree);
-    let (points, entries, bytes) = trees.fold((0, 0, 0u64), |(points, entries, bytes), tree| {
+    let (points, entries, bytes) = trees.fold((0, 0u64, 0u64), |(points, entries, bytes), tree| {
         (
             points + 1,
-            entries + tree.entries,
+            entries.saturating_add(tree.entries),
             bytes.saturating_add(tree.bytes),
         )
     });

@@ -162,6 +162,14 @@ pub(super) fn for_each_extent(
     content_page(transfer, &place, &beside.collect::<Vec<_>>(), 0, tell)
 }
 
+/// Such pages would make a file endless that has no bytes.
+fn holds_nothing() -> Error {
+    Error::new(
+        Kind::Damaged,
+        "a page of a file holds nothing, which keepfs never writes",
+    )
+}
+
 fn content_page(
     transfer: &Transfer,
     place: &Place,
@@ -182,6 +190,8 @@ fn content_page(
     }
     let page: ContentPage = decode(&transfer.page(&place.page)?)?;
     let children = match page {
+        ContentPage::Leaf(extents) if extents.is_empty() => return Err(holds_nothing()),
+        ContentPage::Inner(children) if children.is_empty() => return Err(holds_nothing()),
         ContentPage::Leaf(extents) => {
             return extents
                 .iter()

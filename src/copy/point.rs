@@ -180,15 +180,16 @@ impl<'a> Walk<'a> {
             }],
         };
         let bases: Vec<_> = directory.bases.iter().map(beside).collect();
-        self.page(Arc::new(directory), 0, &tree.root, &bases)
+        self.page(Arc::new(directory), 0, (&tree.root, None), &bases)
     }
 
-    /// Reads a page of a directory, which brings it to the target, and goes into it.
+    /// Reads a page of a directory, which brings it to the target, and goes into it. The page above says its first
+    /// name: no page has two, so none is read again and again.
     fn page(
         &mut self,
         directory: Arc<Directory>,
         depth: usize,
-        id: &ChunkId,
+        (id, first): (&ChunkId, Option<&[u8]>),
         bases: &[Beside],
     ) -> Result<()> {
         self.go_on()?;
@@ -197,7 +198,12 @@ impl<'a> Walk<'a> {
                 let message = "pages of a directory lie deeper than any that keepfs writes";
                 return Err(Error::new(Kind::Damaged, message));
             }
-            DirectoryPage::decode(&self.transfer.page(id)?)
+            let page = DirectoryPage::decode(&self.transfer.page(id)?)?;
+            if first.is_some() && page.first_name() != first {
+                let message = "a page of a directory has other names than the page above says";
+                return Err(Error::new(Kind::Damaged, message));
+            }
+            Ok(page)
         };
         let page = match read() {
             Ok(page) => page,
@@ -234,8 +240,8 @@ impl<'a> Walk<'a> {
                 Some(child) => {
                     let end = children.get(number + 1).map(|next| next.first.as_slice());
                     let bases = open.level.narrow(&child.first, end);
-                    let (depth, Child { page, .. }) = (open.depth + 1, child.clone());
-                    return self.page(directory, depth, &page, &bases);
+                    let (depth, Child { page, first, .. }) = (open.depth + 1, child.clone());
+                    return self.page(directory, depth, (&page, Some(&first)), &bases);
                 }
                 None => drop(self.open.pop()),
             },

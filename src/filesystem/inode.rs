@@ -45,7 +45,7 @@ pub(super) struct Node {
 }
 
 impl Drop for Node {
-    /// Directories may lie deeper than a stack reaches.
+    /// The nodes above go one after the other: a tree may be deeper than a thread's stack.
     fn drop(&mut self) {
         let mut above = self.parent.take();
         while let Some(node) = above {
@@ -62,8 +62,22 @@ impl Node {
 
     /// Its path below the mount, for messages.
     pub(super) fn path(&self) -> String {
-        let name = match &self.what {
-            What::Root => return String::new(),
+        let mut names = Vec::new();
+        let mut node = self;
+        loop {
+            names.push(node.last_name());
+            match &node.parent {
+                Some(parent) if parent.ino != ROOT => node = parent,
+                _ => break,
+            }
+        }
+        names.reverse();
+        names.join("/")
+    }
+
+    fn last_name(&self) -> String {
+        match &self.what {
+            What::Root => String::new(),
             What::Control => ".keepfs".into(),
             What::ControlFile(file) => file.name().into(),
             What::Repository(repository) => repository.name.clone(),
@@ -74,10 +88,6 @@ impl Node {
             }
             What::Complete(_, entry) => String::from_utf8_lossy(&entry.name).into_owned(),
             What::Open(open, number) => open.last_name(*number),
-        };
-        match &self.parent {
-            Some(parent) if parent.ino != ROOT => format!("{}/{name}", parent.path()),
-            _ => name,
         }
     }
 

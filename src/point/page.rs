@@ -126,6 +126,14 @@ impl DirectoryPage {
         encode(&stored)
     }
 
+    /// The first name below; none in an empty directory.
+    pub fn first_name(&self) -> Option<&[u8]> {
+        match self {
+            Self::Leaf(entries) => entries.first().map(|entry| entry.name.as_slice()),
+            Self::Inner(children) => children.first().map(|child| child.first.as_slice()),
+        }
+    }
+
     /// Reads a page and checks what a reader relies on: names are possible, ascending and unique, owners exist.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged =

@@ -116,6 +116,7 @@ impl Trees {
             stack: Vec::new(),
             leaf: None,
             start: Some((tree.root, first)),
+            last: None,
         }
     }
 
@@ -155,6 +156,15 @@ pub struct Entries {
     stack: Vec<(Arc<DirectoryPage>, usize)>,
     leaf: Option<(Arc<DirectoryPage>, usize)>,
     start: Option<(ChunkId, u64)>,
+    last: Option<Arc<Entry>>,
+}
+
+/// Pages that would make a walk longer than what is stored: pages that repeat, or that hold nothing.
+fn out_of_order() -> Error {
+    Error::new(
+        Kind::Damaged,
+        "pages are empty or out of order, which keepfs never writes",
+    )
 }
 
 impl Entries {
@@ -165,6 +175,9 @@ impl Entries {
             }
             let page = self.trees.directory_page(&id)?;
             match &*page {
+                DirectoryPage::Leaf(entries) if entries.is_empty() && !self.stack.is_empty() => {
+                    return Err(out_of_order());
+                }
                 DirectoryPage::Leaf(_) => {
                     self.leaf = Some((page, usize::try_from(skip).unwrap_or(usize::MAX)));
                     return Ok(());
@@ -191,6 +204,10 @@ impl Entries {
                     && let Some(entry) = entries.get(*place)
                 {
                     *place += 1;
+                    let last = self.last.replace(entry.clone());
+                    if last.is_some_and(|last| last.name >= entry.name) {
+                        return Err(out_of_order());
+                    }
                     return Ok(Some(entry.clone()));
                 }
                 self.leaf = None;
@@ -255,7 +272,7 @@ impl Leaf {
         };
         while let Some(extent) = leaf
             .extent()
-            .filter(|extent| leaf.offset + extent.length <= offset)
+            .filter(|extent| extent.length <= offset.saturating_sub(leaf.offset))
         {
             leaf.offset += extent.length;
             leaf.place += 1;
@@ -287,9 +304,14 @@ impl Extents {
                 return Err(too_deep());
             }
             let page = self.trees.content_page(&id)?;
-            let ContentPage::Inner(children) = &*page else {
-                self.leaf = Leaf::new(page, base, offset);
-                return Ok(());
+            let children = match &*page {
+                ContentPage::Leaf(extents) if extents.is_empty() => return Err(out_of_order()),
+                ContentPage::Inner(children) if children.is_empty() => return Err(out_of_order()),
+                ContentPage::Inner(children) => children,
+                ContentPage::Leaf(_) => {
+                    self.leaf = Leaf::new(page, base, offset);
+                    return Ok(());
+                }
             };
             let mut skip = offset.saturating_sub(base);
             let within = skip;

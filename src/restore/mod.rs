@@ -196,7 +196,7 @@ pub fn restore(
         fatal: Mutex::default(),
     };
     let (entries, bytes) = entry.tree().map_or((1, entry.size()), |tree| {
-        (tree.entries + u64::from(made), tree.bytes)
+        (tree.entries.saturating_add(u64::from(made)), tree.bytes)
     });
     progress.expect(entries, bytes);
     let threads = match options.threads {
