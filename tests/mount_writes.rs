@@ -274,7 +274,7 @@ fn bytes_that_the_source_cannot_give_any_more_are_kept() {
     let primary = Bench::in_store(Arc::new(store.clone()), &settings());
     let offsite = Bench::new(&settings());
     back_up(&primary, source.path(), "point");
-    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
+    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap()).of_damaged();
     let point = mount.path().join("primary/host/point");
     let name = run(&format!("find '{}' -type f -printf %P", point.display()));
     let reads = &[Verb::Get, Verb::GetRange];
