@@ -364,7 +364,12 @@ impl Catalog {
             }
             let found = self.newest_backup_record(id)?;
             if !found.record.removed {
-                return Ok((found.record.name == record.name).then_some(found));
+                if found.record.name != record.name {
+                    return Ok(None);
+                }
+                // Somebody else made it a moment ago; whoever lists the backups next shall see it.
+                self.refresh()?;
+                return Ok(Some(found));
             }
             if self.contents().points_of(id).next().is_some() {
                 // It was removed while a point was committed to it, so it is there under its name.
