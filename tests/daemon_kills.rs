@@ -88,7 +88,8 @@ impl Site {
             .spawn()
             .unwrap();
         let mount = self.path("mnt");
-        wait_for(|| mount.join("primary/host/point").is_dir());
+        // Opened, not looked for: the kernel still knows the names of a mount whose daemon was killed.
+        wait_for(|| std::fs::read_dir(mount.join("primary/host/point")).is_ok());
         Daemon { child, mount }
     }
 
@@ -179,9 +180,16 @@ fn the_same_cp_finishes_after_the_daemon_was_killed() {
             assert_eq!(names_below(&target.join("point")), all);
         } else {
             let there = names_below(&target.join("point"));
+            let left = || {
+                let seen = site.shell(
+                    "ls -la mnt/offsite/host; getfattr -n user.keepfs.state mnt/offsite/host/point; cat mnt/.keepfs/errors",
+                );
+                [seen.stdout, seen.stderr].map(|said| String::from_utf8_lossy(&said).into_owned())
+            };
             assert!(
                 there >= copied.saturating_sub(1),
-                "{there} of {copied} entries are left"
+                "{there} of {copied} entries are left; the state was {state:?}; now: {:#?}",
+                left()
             );
         }
         let again = site.shell("cp -a mnt/primary/host/point mnt/offsite/host/ 2>&1");
