@@ -193,7 +193,7 @@ class Bench:
             self.step("find -ls, again", f"{patience} find '{root}' -ls || test $? = 124")
             if self.rows[-1]["wall"] < MOUNTED_SECONDS_MAX:
                 self.copy_out(root)
-            self.random_reads(root)
+                self.random_reads(root)
         finally:
             subprocess.run(self.line(self.tool.unmount), shell=True, check=True)
             if served:
