@@ -163,6 +163,10 @@ impl Round {
     /// Returns how many runs were killed before they were done.
     fn kill_backups(&mut self, case: &str) -> usize {
         let mut killed = 0;
+        // Tells how long a backup of a change takes here.
+        self.back_up();
+        self.change();
+        self.back_up();
         for number in 0..KILLS_A_ROUND {
             let case = format!("{case}, backup {number}");
             self.change();
@@ -196,9 +200,14 @@ impl Round {
         for number in 0..KILLS_A_ROUND {
             let case = format!("{case}, copy {number}");
             self.change();
+            let of_copies = self.usual;
             self.back_up();
+            if number > 0 {
+                self.usual = of_copies;
+            }
             let end = self.kill(&["copy", "primary", "offsite"]);
             killed += usize::from(end == Fate::Killed);
+            self.complete(&["copy", "primary", "offsite"]);
             assert_clean(&case, self.open("offsite").1.repository());
             self.assert_copies_equal();
         }
