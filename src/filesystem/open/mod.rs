@@ -48,9 +48,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A name that ends so is sealed by nothing but a rename.
-pub(super) const PARTIAL: &[u8] = b".partial";
-
 /// How far an open point is on its way to a complete one.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
