@@ -60,8 +60,8 @@ const WANTED: [InitFlags; 7] = [
 pub struct MountOptions {
     /// Whether other users may enter; the kernel then checks modes and owners for each.
     pub allow_other: bool,
-    /// Whether the kernel refuses every change.
-    pub read_only: bool,
+    /// What the kernel refuses whatever the modes allow.
+    pub access: Access,
     /// What the kernel's table of mounts names as its source, when root mounts.
     pub source: OsString,
     /// The mount goes when nothing of it is bound elsewhere; whoever binds holds a lock on this file.
@@ -73,7 +73,7 @@ impl Default for MountOptions {
     fn default() -> Self {
         Self {
             allow_other: mountpoint::is_root(),
-            read_only: false,
+            access: Access::default(),
             source: "keepfs".into(),
             while_bound: None,
         }
@@ -169,8 +169,11 @@ fn start(
             fuser::MountOption::NoSuid,
             fuser::MountOption::NoDev,
         ];
-        if options.read_only {
+        if options.access.read_only {
             config.mount_options.push(fuser::MountOption::RO);
+        }
+        if options.access.no_exec {
+            config.mount_options.push(fuser::MountOption::NoExec);
         }
         Session::new(shell, directory, &config)
     };

@@ -220,15 +220,15 @@ impl Wanted {
 
     /// Others cannot bind: the mount itself.
     fn mount(self, global: &Global, options: &Options, directory: &Path) -> Result<u8> {
-        if options.repository.is_some() || options.access.no_exec {
-            let message = "only root can mount with repo= or noexec; mount without them";
+        if options.repository.is_some() {
+            let message = "only root can mount with repo=; mount all repositories without it";
             return Err(Error::new(Kind::Denied, message));
         }
         let arguments = MountArguments {
             repositories: self.repositories,
             directory: directory.to_owned(),
             allow_other: options.allow_other,
-            read_only: options.access.read_only,
+            access: options.access,
             ..MountArguments::default()
         };
         start(&self.host, arguments, global, || ())

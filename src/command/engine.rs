@@ -166,7 +166,7 @@ pub(super) fn mount(
     let tree = Arc::new(FileSystem::new(catalogs, filesystem::Options::new(state)));
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
-    options.read_only = arguments.read_only;
+    options.access = arguments.access;
     options.source = arguments.source.clone().unwrap_or(options.source);
     options.while_bound = arguments.while_bound.clone();
     let signals = fuse::EndSignals::catch()?;

@@ -1,6 +1,6 @@
 //! `mount` and `umount`: repositories as directories.
 
-use super::{Host, engine};
+use super::{Access, Host, engine};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
 use crate::repository::Credential;
@@ -19,8 +19,8 @@ pub struct MountArguments {
     pub directory: PathBuf,
     /// Let other users in even if this user is not root; the kernel checks modes.
     pub allow_other: bool,
-    /// The kernel refuses every change.
-    pub read_only: bool,
+    /// What the kernel refuses whatever the modes allow.
+    pub access: Access,
     /// What the kernel's table of mounts names as the source; without it the configuration file when all of it is
     /// mounted.
     pub source: Option<OsString>,

@@ -128,7 +128,7 @@ impl Shared {
     }
 }
 
-/// Changes what may be done at `directory`, whatever is mounted there.
+/// Changes what the kernel refuses at `directory`, whatever is mounted there.
 pub fn remount(directory: &Path, access: Access) -> Result<()> {
     fuse::rebind(directory, access)
 }

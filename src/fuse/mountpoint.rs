@@ -73,7 +73,7 @@ pub(super) fn mount(directory: &Path, wanted: &MountOptions) -> Result<OwnedFd> 
             source.as_ptr(),
             target.as_ptr(),
             c"fuse.keepfs".as_ptr(),
-            libc::MS_NOSUID | libc::MS_NODEV | read_only_flag(wanted.read_only),
+            wanted.access.flags(),
             options.as_ptr().cast(),
         )
     };
@@ -87,38 +87,41 @@ pub(super) fn mount(directory: &Path, wanted: &MountOptions) -> Result<OwnedFd> 
     ))
 }
 
-fn read_only_flag(read_only: bool) -> libc::c_ulong {
-    if read_only { libc::MS_RDONLY } else { 0 }
-}
-
-/// What may be done below a bind, besides what its superblock allows.
+/// What the kernel refuses below a mount, whatever owners and modes allow. Set-id bits and devices never count: they are
+/// facts of the hosts that were backed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// The kernel refuses every change.
+    /// Every change.
     pub read_only: bool,
-    /// No program is run from it.
+    /// To run a program.
     pub no_exec: bool,
+}
+
+impl Access {
+    fn flags(self) -> libc::c_ulong {
+        let read_only = if self.read_only { libc::MS_RDONLY } else { 0 };
+        let no_exec = if self.no_exec { libc::MS_NOEXEC } else { 0 };
+        libc::MS_NOSUID | libc::MS_NODEV | read_only | no_exec
+    }
 }
 
 /// Shows the directory `from` of a mount at `directory` too. What a dead daemon left there is taken away.
 pub fn bind(from: &Path, directory: &Path, access: Access) -> Result<()> {
     let directory = prepare(directory)?;
-    remounted(Some(from), &directory, libc::MS_BIND)?;
+    bind_call(Some(from), &directory, libc::MS_BIND)?;
     rebind(&directory, access).inspect_err(|_| {
         // Better nothing than something that may be changed; the failure itself is told.
         let _ = umount(&directory, 0);
     })
 }
 
-/// Changes what may be done below a bind.
+/// Changes what the kernel refuses at what is mounted there.
 pub fn rebind(directory: &Path, access: Access) -> Result<()> {
-    let no_exec = if access.no_exec { libc::MS_NOEXEC } else { 0 };
-    let fixed = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV;
-    let flags = fixed | no_exec | read_only_flag(access.read_only);
-    remounted(None, directory, flags)
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | access.flags();
+    bind_call(None, directory, flags)
 }
 
-fn remounted(from: Option<&Path>, directory: &Path, flags: libc::c_ulong) -> Result<()> {
+fn bind_call(from: Option<&Path>, directory: &Path, flags: libc::c_ulong) -> Result<()> {
     let from = from.map(c_path).transpose()?;
     let from = from.as_ref().map_or(std::ptr::null(), |from| from.as_ptr());
     let target = c_path(directory)?;

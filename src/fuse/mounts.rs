@@ -70,20 +70,26 @@ fn unescaped(field: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
+/// The mount that is seen at a directory: the last one there.
+fn seen<'a>(table: &'a [Line], directory: &Path) -> Option<&'a Line> {
+    table.iter().rev().find(|line| line.directory == directory)
+}
+
 /// The directories where all that `source` names is mounted, the newest mount last. Daemons that died are among them.
 pub fn served(source: &OsStr) -> Result<Vec<PathBuf>> {
-    let ours =
-        |line: &Line| line.kind == KIND && line.source == source && line.root == Path::new("/");
-    let directories = table()?.into_iter().filter(ours);
-    Ok(directories.map(|line| line.directory).collect())
+    let table = table()?;
+    let ours = table
+        .iter()
+        .filter(|line| line.kind == KIND && line.source == source && line.root == Path::new("/"));
+    let visible = ours.filter(|line| seen(&table, &line.directory) == Some(line));
+    Ok(visible.map(|line| line.directory.clone()).collect())
 }
 
 /// Whether the directory `root` (from the top, with a leading `/`) of the mount at `of` is what is seen at `directory`.
 pub fn is_bound(of: &Path, root: &Path, directory: &Path) -> Result<bool> {
     let table = table()?;
-    let seen = |at: &Path| table.iter().rev().find(|line| line.directory == at);
-    Ok(seen(directory).is_some_and(|there| {
-        there.root == root && seen(of).is_some_and(|of| of.device == there.device)
+    Ok(seen(&table, directory).is_some_and(|there| {
+        there.root == root && seen(&table, of).is_some_and(|of| of.device == there.device)
     }))
 }
 
