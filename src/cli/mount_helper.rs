@@ -86,8 +86,8 @@ impl Options {
             (_, Some(("password-file", file))) => self.password_files.push(file.into()),
             (_, Some(("key-file", file))) => self.key_files.push(file.into()),
             _ => {
-                let begins = |beginning: &&str| word.starts_with(*beginning);
-                return IGNORED.contains(&word) || IGNORED_BEGINNINGS.iter().any(|b| begins(&b));
+                let mut beginnings = IGNORED_BEGINNINGS.iter();
+                return IGNORED.contains(&word) || beginnings.any(|begin| word.starts_with(begin));
             }
         }
         true
