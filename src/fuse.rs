@@ -1,8 +1,14 @@
 //! The kernel's side of a mount: the only file that names fuser. Each call is passed to [`FileSystem`] and its
 //! answer to the kernel; nothing is decided here.
 
+mod bound;
 mod mountpoint;
+mod mounts;
 mod workers;
+
+pub use bound::locked;
+pub use mountpoint::{Access, bind, rebind};
+pub use mounts::{is_bound, served};
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
@@ -17,7 +23,7 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
     TimeOrNow, WriteFlags,
 };
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -50,10 +56,16 @@ const WANTED: [InitFlags; 7] = [
 ];
 
 /// How to mount.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MountOptions {
     /// Whether other users may enter; the kernel then checks modes and owners for each.
     pub allow_other: bool,
+    /// What the kernel refuses whatever the modes allow.
+    pub access: Access,
+    /// What the kernel's table of mounts names as its source, when root mounts.
+    pub source: OsString,
+    /// The mount goes when nothing of it is bound elsewhere; whoever binds holds a lock on this file.
+    pub while_bound: Option<PathBuf>,
 }
 
 impl Default for MountOptions {
@@ -61,6 +73,9 @@ impl Default for MountOptions {
     fn default() -> Self {
         Self {
             allow_other: mountpoint::is_root(),
+            access: Access::default(),
+            source: "keepfs".into(),
+            while_bound: None,
         }
     }
 }
@@ -99,6 +114,7 @@ pub struct Mounted {
     connection: Option<u32>,
     filesystem: Arc<FileSystem>,
     ended: Receiver<io::Result<()>>,
+    while_bound: Option<PathBuf>,
 }
 
 /// Mounts the tree on a directory and serves it from threads of this process. Ready when this returns.
@@ -108,7 +124,7 @@ pub fn mount(
     options: MountOptions,
 ) -> Result<Mounted> {
     let directory = mountpoint::prepare(directory)?;
-    let session = start(filesystem.clone(), &directory, options)?;
+    let session = start(filesystem.clone(), &directory, &options)?;
     let (end, ended) = bounded(1);
     std::thread::spawn(move || {
         // Nobody listens when the mount was given up.
@@ -121,13 +137,14 @@ pub fn mount(
         connection,
         filesystem,
         ended,
+        while_bound: options.while_bound,
     })
 }
 
 fn start(
     filesystem: Arc<FileSystem>,
     directory: &Path,
-    options: MountOptions,
+    options: &MountOptions,
 ) -> Result<Session<Shell>> {
     let mut config = fuser::Config::default();
     config.n_threads = Some(RECEIVERS);
@@ -141,7 +158,7 @@ fn start(
         workers: Workers::new(WAITERS, RECEIVERS),
     };
     let session = if mountpoint::is_root() {
-        let device = mountpoint::mount(directory, options.allow_other)?;
+        let device = mountpoint::mount(directory, options)?;
         let acl = config.acl;
         Session::from_fd(shell, device, acl, config)
     } else {
@@ -152,6 +169,12 @@ fn start(
             fuser::MountOption::NoSuid,
             fuser::MountOption::NoDev,
         ];
+        if options.access.read_only {
+            config.mount_options.push(fuser::MountOption::RO);
+        }
+        if options.access.no_exec {
+            config.mount_options.push(fuser::MountOption::NoExec);
+        }
         Session::new(shell, directory, &config)
     };
     session.map_err(|error| Error::io(format_args!("mounting on {}", directory.display()), error))
@@ -165,6 +188,9 @@ impl Mounted {
 
     /// Returns when somebody unmounts it, or after one of the signals, which unmount it.
     pub fn wait(self, signals: EndSignals) -> Result<()> {
+        if let (Some(lock), Some(connection)) = (&self.while_bound, self.connection) {
+            bound::end_with_binds(self.directory.clone(), connection, lock.clone());
+        }
         let EndSignals(mut signals) = signals;
         let handle = signals.handle();
         let (send, signalled) = bounded(1);
@@ -184,7 +210,11 @@ impl Mounted {
 
     /// Unmounts. Users of open files may go on for a moment; then they get errors.
     pub fn unmount(self) -> Result<()> {
-        let busy = mountpoint::unmount(&self.directory)?;
+        let mut busy = mountpoint::unmount(&self.directory)?;
+        for bind in self.binds() {
+            // What cannot be taken away is as good as busy: its users get errors.
+            busy |= mountpoint::unmount(&bind).unwrap_or(true);
+        }
         let end = match self.ended.recv_timeout(GRACE) {
             Err(_) if busy => {
                 if let Some(connection) = self.connection {
@@ -195,6 +225,13 @@ impl Mounted {
             end => end.unwrap_or(Ok(())),
         };
         self.over(end)
+    }
+
+    /// Where else it is bound, and would be dead without us. Nothing is known of it without /proc; whoever mounts there
+    /// again takes the dead mount away.
+    fn binds(&self) -> Vec<PathBuf> {
+        let bound = |minor| mounts::elsewhere(minor, &self.directory).ok();
+        self.connection.and_then(bound).unwrap_or_default()
     }
 
     fn over(&self, end: io::Result<()>) -> Result<()> {

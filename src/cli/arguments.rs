@@ -29,7 +29,7 @@ pub struct Arguments {
 }
 
 /// What every verb understands.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Global {
     /// Configuration to use instead of the usual ones
     #[arg(long, global = true, value_name = "FILE")]
@@ -143,7 +143,8 @@ A key file is at least 32 random bytes: head -c 64 /dev/urandom > FILE")]
   cp -a /mnt/keep/main/home/latest/letter.odt .          restores a file
   cp -a /mnt/keep/main/home/2026-11-20T02-00-00Z /mnt/keep/off/home/     copies a restore point
 
-Returns when the mount is ready and stays in the background.")]
+Returns when the mount is ready and stays in the background. With --foreground it tells systemd (Type=notify) when it is.
+`keepfs man mount-helper` shows lines for /etc/fstab.")]
     Mount(Mount),
     /// Unmount
     #[command(
@@ -153,6 +154,34 @@ Returns when the mount is ready and stays in the background.")]
   keepfs umount --lazy /mnt/keep                         goes when nobody uses it any more"
     )]
     Umount(Umount),
+    /// What mount(8) runs for `mount -t keepfs` and for lines of /etc/fstab
+    #[command(
+        after_help = "Examples, with mount-helpers/mount.keepfs installed as /sbin/mount.keepfs:
+  mount -t keepfs /etc/keepfs/main.toml /mnt/keep
+  mount -t keepfs -o repo=offsite,ro /etc/keepfs/main.toml /mnt/offsite
+  mount -t keepfs -o key-file=/etc/keepfs/off.key off=s3://bucket/keep /mnt/off
+
+In /etc/fstab:
+  /etc/keepfs/main.toml  /mnt/primary  keepfs  repo=primary,_netdev,nofail     0 0
+  /etc/keepfs/main.toml  /mnt/offsite  keepfs  repo=offsite,ro,_netdev,nofail  0 0
+
+Options:
+  repo=NAME             the directory of this repository alone
+  password-file=FILE    as --password-file; may be given several times
+  key-file=FILE         as --key-file; may be given several times
+  ro, rw, noexec, exec  as for any mount, for this directory alone
+  remount               change these of what is mounted there
+  allow_other           let other users in; root does so anyway
+Always on, or of no meaning here: default_permissions, nosuid, nodev, defaults, noatime, nodiratime, relatime, async.
+For mount(8) and systemd: auto, noauto, nofail, _netdev, user, users, owner, group, nouser, comment=, x-. Others are refused.
+
+As root, all that is mounted of one CONFIG is bound out of one mount, so `cp` from one repository's directory to another's
+moves no data through the kernel: out of that of `keepfs mount` with all of CONFIG, if there is one, or else out of one below
+/run/keepfs, which ends with the last umount. An ordinary user (option user) mounts all of CONFIG, without repo=.
+Nothing is asked without a terminal. Exit codes are those of mount(8): 0 mounted, 1 usage or permissions, 8 interrupted,
+32 failed."
+    )]
+    MountHelper(MountHelper),
     /// Show what keepfs does: two repositories, a backup, a mount, a copy with cp, a comparison with diff
     #[command(after_help = "Examples:
   keepfs demo
@@ -372,6 +401,28 @@ pub struct Umount {
     /// Take the mount away now; it ends when nobody uses it any more
     #[arg(short, long)]
     pub lazy: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct MountHelper {
+    /// A configuration file, or NAME=URL
+    #[arg(value_name = "CONFIG")]
+    pub source: OsString,
+    /// Where
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Ignore options that are not known
+    #[arg(short)]
+    pub sloppy: bool,
+    /// Only look whether the options are right
+    #[arg(short)]
+    pub fake: bool,
+    /// Of no meaning: there is no /etc/mtab to write
+    #[arg(short)]
+    pub no_mtab: bool,
 }
 
 #[derive(Args, Debug)]

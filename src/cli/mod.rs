@@ -9,6 +9,8 @@ mod background;
 mod demo;
 mod escape;
 pub mod exit;
+mod mount_helper;
+mod ready;
 mod show;
 mod work;
 
@@ -29,7 +31,8 @@ pub fn run() -> u8 {
         Err(error) => {
             // Help goes to standard output and is no failure; who does not read it does not want it.
             let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+            let code = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+            return mount_helper::usage(code);
         }
     };
     let verbose = arguments.global.verbose;
@@ -84,12 +87,17 @@ fn verb(arguments: Arguments) -> Result<u8> {
         Verb::Umount(umount) => {
             command::unmount(&umount.directory, umount.lazy).map(|()| exit::DONE)
         }
+        Verb::MountHelper(helper) => Ok(mount_helper::run(global, &helper)),
         verb => on_host(global, &host(global)?, verb),
     }
 }
 
 fn host(global: &Global) -> Result<Host> {
     let config = Config::load(global.config.as_deref())?;
+    host_with(global, config)
+}
+
+fn host_with(global: &Global, config: Config) -> Result<Host> {
     let given = Given {
         password_files: global.password_file.clone(),
         key_files: global.key_file.clone(),
@@ -165,7 +173,12 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
         }
         Verb::Key(key) => keys(host, key.verb, json),
         Verb::Mount(mount) => mounted(global, host, mount),
-        Verb::Seal(_) | Verb::Umount(_) | Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) => {
+        Verb::Seal(_)
+        | Verb::Umount(_)
+        | Verb::MountHelper(_)
+        | Verb::Demo(_)
+        | Verb::Completions(_)
+        | Verb::Man(_) => {
             unreachable!("verb() has done these without a host")
         }
     }
@@ -245,10 +258,11 @@ fn mounted(global: &Global, host: &Host, mount: arguments::Mount) -> Result<u8> 
         repositories,
         directory: directory.into(),
         allow_other: mount.allow_other,
+        ..MountArguments::default()
     };
     let plan = command::plan_mount(host, arguments)?;
     if mount.foreground {
-        return command::mount(host, plan, &mut || Ok(())).map(|()| exit::DONE);
+        return command::mount(host, plan, &mut ready::tell).map(|()| exit::DONE);
     }
     background::run(|ready| match command::mount(host, plan, ready) {
         Ok(()) => exit::DONE,

@@ -166,6 +166,9 @@ pub(super) fn mount(
     let tree = Arc::new(FileSystem::new(catalogs, filesystem::Options::new(state)));
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
+    options.access = arguments.access;
+    options.source = arguments.source.clone().unwrap_or(options.source);
+    options.while_bound = arguments.while_bound.clone();
     let signals = fuse::EndSignals::catch()?;
     let mounted = fuse::mount(tree, &arguments.directory, options)?;
     if let Err(error) = ready() {

@@ -16,6 +16,7 @@
 //! | [`stats`] | how much is stored, and how well |
 //! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
 //! | [`mount`], [`unmount`] | repositories as directories |
+//! | [`Shared`], [`remount`] | one mount of a configuration, and binds of it |
 
 mod backup;
 mod check;
@@ -31,6 +32,7 @@ mod open_points;
 mod points;
 mod restore;
 mod seal;
+mod shared;
 mod stats;
 
 pub use backup::{BackupArguments, BackupReport, backup};
@@ -47,6 +49,7 @@ pub use open_points::{OpenLine, OpenReport, open_points};
 pub use points::{BackupLine, PointLine, PointsReport, points};
 pub use restore::{RestoreReport, restore};
 pub use seal::{SealReport, seal};
+pub use shared::{Access, Shared, remount};
 pub use stats::{StatsLine, StatsReport, StoredBytes, stats};
 
 /// Names are bytes; reports are text.

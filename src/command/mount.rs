@@ -1,11 +1,11 @@
 //! `mount` and `umount`: repositories as directories.
 
-use super::{Host, engine};
+use super::{Access, Host, engine};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
 use crate::repository::Credential;
 use crate::store;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +19,13 @@ pub struct MountArguments {
     pub directory: PathBuf,
     /// Let other users in even if this user is not root; the kernel checks modes.
     pub allow_other: bool,
+    /// What the kernel refuses whatever the modes allow.
+    pub access: Access,
+    /// What the kernel's table of mounts names as the source; without it the configuration file when all of it is
+    /// mounted.
+    pub source: Option<OsString>,
+    /// It goes when nothing of it is bound elsewhere; whoever binds holds a lock on this file.
+    pub while_bound: Option<PathBuf>,
 }
 
 /// A mount for which everything that a person may be asked is known.
@@ -33,6 +40,9 @@ pub fn plan_mount(host: &Host, mut arguments: MountArguments) -> Result<MountPla
     if arguments.repositories.is_empty() {
         let all = host.config().all()?.into_iter();
         arguments.repositories = all.map(|place| (place.name.clone(), place)).collect();
+        let file = host.config().file.as_deref();
+        let file = file.and_then(|file| file.canonicalize().ok());
+        arguments.source = arguments.source.or(file.map(PathBuf::into_os_string));
     }
     for (name, _) in &arguments.repositories {
         let twice = arguments

@@ -1,5 +1,6 @@
 //! The mount itself: mount(2), taking it away again, and what a dead daemon left behind.
 
+use super::MountOptions;
 use crate::error::{Error, Kind, Result};
 use std::ffi::CString;
 use std::fs::File;
@@ -48,7 +49,7 @@ pub(super) fn prepare(directory: &Path) -> Result<PathBuf> {
 }
 
 /// Mounts by mount(2), as root: the kernel's end of the connection.
-pub(super) fn mount(directory: &Path, allow_other: bool) -> Result<OwnedFd> {
+pub(super) fn mount(directory: &Path, wanted: &MountOptions) -> Result<OwnedFd> {
     let device = File::options()
         .read(true)
         .write(true)
@@ -61,23 +62,73 @@ pub(super) fn mount(directory: &Path, allow_other: bool) -> Result<OwnedFd> {
         "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions",
         device.as_raw_fd()
     );
-    if allow_other {
+    if wanted.allow_other {
         options.push_str(",allow_other");
     }
-    let target = c_path(directory)?;
+    let (source, target) = (c_path(Path::new(&wanted.source))?, c_path(directory)?);
     let options = CString::new(options).expect("the options hold no NUL");
     // SAFETY: all four strings end in a NUL and live through the call.
     let answer = unsafe {
         libc::mount(
-            c"keepfs".as_ptr(),
+            source.as_ptr(),
             target.as_ptr(),
             c"fuse.keepfs".as_ptr(),
-            libc::MS_NOSUID | libc::MS_NODEV,
+            wanted.access.flags(),
             options.as_ptr().cast(),
         )
     };
     if answer == 0 {
         return Ok(device.into());
+    }
+    let error = io::Error::last_os_error();
+    Err(Error::io(
+        format_args!("mounting on {}", directory.display()),
+        error,
+    ))
+}
+
+/// What the kernel refuses below a mount, whatever owners and modes allow. Set-id bits and devices never count: they are
+/// facts of the hosts that were backed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Every change.
+    pub read_only: bool,
+    /// To run a program.
+    pub no_exec: bool,
+}
+
+impl Access {
+    fn flags(self) -> libc::c_ulong {
+        let read_only = if self.read_only { libc::MS_RDONLY } else { 0 };
+        let no_exec = if self.no_exec { libc::MS_NOEXEC } else { 0 };
+        libc::MS_NOSUID | libc::MS_NODEV | read_only | no_exec
+    }
+}
+
+/// Shows the directory `from` of a mount at `directory` too. What a dead daemon left there is taken away.
+pub fn bind(from: &Path, directory: &Path, access: Access) -> Result<()> {
+    let directory = prepare(directory)?;
+    bind_call(Some(from), &directory, libc::MS_BIND)?;
+    rebind(&directory, access).inspect_err(|_| {
+        // Better nothing than something that may be changed; the failure itself is told.
+        let _ = umount(&directory, 0);
+    })
+}
+
+/// Changes what the kernel refuses at what is mounted there.
+pub fn rebind(directory: &Path, access: Access) -> Result<()> {
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | access.flags();
+    bind_call(None, directory, flags)
+}
+
+fn bind_call(from: Option<&Path>, directory: &Path, flags: libc::c_ulong) -> Result<()> {
+    let from = from.map(c_path).transpose()?;
+    let from = from.as_ref().map_or(std::ptr::null(), |from| from.as_ptr());
+    let target = c_path(directory)?;
+    let (kind, data) = (std::ptr::null(), std::ptr::null());
+    // SAFETY: both paths end in a NUL and live through the call; the kernel takes null for what a bind does not need.
+    if unsafe { libc::mount(from, target.as_ptr(), kind, flags, data) } == 0 {
+        return Ok(());
     }
     let error = io::Error::last_os_error();
     Err(Error::io(
