@@ -44,6 +44,7 @@ mod self_seal;
 mod servers;
 mod sites;
 mod stores;
+mod streaming;
 mod together;
 mod trust;
 mod writers;
