@@ -227,10 +227,13 @@ fn what_is_written_in_order_is_stored_while_the_tool_goes_on() {
     assert_eq!(tree.metric("keepfs_spool_limit_bytes"), 1 << 30);
     same(&tree.read("repo/host/p.partial/file"), &content, "open");
     tree.sync(top).unwrap();
-    assert_eq!((tree.spooled(), host.on_disk()), (0, 0));
+    // The last block of a file that is open may be left.
+    assert_eq!(tree.spooled(), 0);
+    assert!(host.on_disk() <= 1 << 16, "{}", host.on_disk());
     assert_eq!(tree.metric("keepfs_stream_memory_bytes"), 0);
     let stored = host.data_bytes();
     tree.0.close(handle);
+    assert_eq!(host.on_disk(), 0);
     drop(tree);
     // Another daemon finds it there.
     let tree = host.serve();
@@ -410,7 +413,7 @@ fn a_spool_that_nothing_leaves_refuses_and_loses_nothing() {
             assert!(tree.mv("p.partial", "p").is_err());
         }
         host.store.heal();
-        let goes_on = (0..100).any(|_| tree.write(handle, taken, &content[taken..]).is_ok());
+        let goes_on = (0..600).any(|_| tree.write(handle, taken, &content[taken..]).is_ok());
         assert!(goes_on, "{}", tree.text("errors"));
         tree.0.close(handle);
         tree.mv("p.partial", "p").unwrap();
@@ -434,9 +437,9 @@ fn a_full_disk_is_as_a_full_spool() {
         tree.mkdir("p.partial");
         let handle = tree.create("p.partial", "file");
         tree.write(handle, 0, &content).unwrap();
-        host.store.stop_at(1, Stop::Before);
         let rest = noise("rest", 64 * MIB);
         let other = tree.create("p.partial", "other");
+        host.store.stop_at(1, Stop::Before);
         let (taken, _, sentence) = write_until_refused(&tree, other, &rest);
         assert!(sentence.contains("is full"), "{sentence}");
         host.store.heal();
@@ -578,7 +581,7 @@ fn whatever_operation_of_the_store_is_the_last_nothing_acknowledged_is_lost() {
         for stop in [Stop::Before, Stop::After] {
             let case = format!("write {nth} of {whole}, {stop:?}");
             let mut host = Host::new(4 * MIB);
-            host.patience = Duration::from_millis(200);
+            host.patience = Duration::from_secs(5);
             let tree = host.serve();
             host.store.stop_at(nth, stop);
             let (acknowledged, sealed) = write_and_seal(&tree, &content);

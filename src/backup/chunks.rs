@@ -29,6 +29,9 @@ pub struct Chunks<'a> {
     run: Vec<u8>,
     cuts: Vec<usize>,
     pending: VecDeque<Piece>,
+    /// Bytes of the pending chunks, and how many there may be.
+    pending_bytes: u64,
+    pending_bytes_max: u64,
     tell: Tell<'a>,
 }
 
@@ -41,6 +44,8 @@ impl<'a> Chunks<'a> {
             run: Vec::new(),
             cuts: Vec::new(),
             pending: VecDeque::new(),
+            pending_bytes: 0,
+            pending_bytes_max: contents.writer.repository().local().transfer_bytes(),
             tell,
         }
     }
@@ -76,13 +81,15 @@ impl<'a> Chunks<'a> {
             std::mem::take(&mut self.run),
             std::mem::take(&mut self.cuts),
         );
+        self.pending_bytes += run.len() as u64;
         let ticket = self.workers.store_run(&self.contents.writer, run, &cuts);
         self.push(Piece::Chunks(cuts, ticket))
     }
 
     fn push(&mut self, piece: Piece) -> Result<()> {
         self.pending.push_back(piece);
-        while self.pending.len() > PIECES_PENDING_MAX {
+        while self.pending.len() > PIECES_PENDING_MAX || self.pending_bytes > self.pending_bytes_max
+        {
             self.settle()?;
         }
         Ok(())
@@ -95,6 +102,7 @@ impl<'a> Chunks<'a> {
             Some(Piece::Known(extent)) => (self.tell)(extent),
             Some(Piece::Chunks(cuts, ticket)) => {
                 let ids = ticket.wait(self.workers)?;
+                self.pending_bytes -= cuts.iter().sum::<usize>() as u64;
                 cuts.iter().zip(ids).try_for_each(|(cut, id)| {
                     (self.tell)(Extent {
                         length: *cut as u64,

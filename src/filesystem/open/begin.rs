@@ -156,6 +156,9 @@ impl OpenPoint {
         open.bringer.want_behind(sources);
         let open = Arc::new(open);
         open.streamer.serve(&open);
+        if open.inner.lock().state.spooled > 0 {
+            open.streamer.look(open.id);
+        }
         Ok(Some(open))
     }
 

@@ -156,6 +156,7 @@ impl OpenPoint {
         }
         let stored = inner.state.nodes.get(&node).and_then(OpenNode::content);
         if stored.is_some_and(|content| content.spooled == 0) {
+            inner.streaming.forget_hash_of_all(node, &inner.state);
             // It may never have been written to.
             let _ = fs::remove_file(self.spool_path(node));
         }

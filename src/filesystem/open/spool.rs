@@ -172,24 +172,34 @@ impl Spool {
     /// Has everything stored, and returns when some of it was released, or nothing more will be: whether there was.
     fn drain(&self, room: &mut MutexGuard<'_, Room>) -> bool {
         let before = room.released;
-        if room.draining == 0 {
-            let streamers: Vec<_> = self.streamers.lock().values().cloned().collect();
-            room.draining = streamers.len();
-            room.why = None;
-            MutexGuard::unlocked(room, || {
-                let drains = streamers
-                    .iter()
-                    .map(|streamer| (streamer, self.rooms.clone()));
-                drains.for_each(|(streamer, rooms)| streamer.drain(Drain(rooms)));
-            });
-        }
-        while room.draining > 0 && room.released == before {
+        // One that others began may be past what was written last.
+        let mut own = false;
+        while room.released == before {
+            if room.draining == 0 {
+                if own {
+                    return false;
+                }
+                self.begin_drain(room);
+                own = true;
+                continue;
+            }
             let waited = self.rooms.changed.wait_for(room, self.patience);
             if waited.timed_out() && room.released == before {
                 return false;
             }
         }
-        room.released != before
+        true
+    }
+
+    fn begin_drain(&self, room: &mut MutexGuard<'_, Room>) {
+        let streamers: Vec<_> = self.streamers.lock().values().cloned().collect();
+        room.draining = streamers.len();
+        room.why = None;
+        MutexGuard::unlocked(room, || {
+            for streamer in streamers {
+                streamer.drain(Drain(self.rooms.clone()));
+            }
+        });
     }
 }
 
@@ -249,4 +259,15 @@ pub(super) fn punch(file: &fs::File, range: &Range<u64>) -> std::io::Result<()> 
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Whether so many bytes are free where a file lies. What cannot be asked is not refused.
+pub(super) fn has_space(file: &fs::File, bytes: u64) -> bool {
+    // SAFETY: a structure of numbers, for which all zeros are a value.
+    let mut facts: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open as long as the borrowed file, and `facts` lives through the call.
+    if unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut facts) } != 0 {
+        return true;
+    }
+    facts.f_bavail.saturating_mul(facts.f_frsize) >= bytes
 }

@@ -259,6 +259,15 @@ impl State {
         });
     }
 
+    /// The hash of a file's first bytes is known: that of the file, if they are all of it.
+    pub fn hashed(&mut self, node: u64, upto: u64, hasher: &blake3::Hasher) {
+        self.with_content(node, |content, hash| {
+            if content.size == upto {
+                *hash = Some(*hasher.finalize().as_bytes());
+            }
+        });
+    }
+
     /// Nobody will read this node any more: what it has in the spool is given up.
     pub fn give_up(&mut self, node: u64) {
         self.with_content(node, |content, _| {

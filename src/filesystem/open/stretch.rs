@@ -9,7 +9,7 @@
 use super::change::Change;
 use super::content::{OpenContent, Place};
 use super::spool::punch;
-use super::state::OpenNode;
+use super::state::{OpenNode, State};
 use super::{Inner, OpenPoint, Stage};
 use crate::backup::SMALL_FILE_BYTES;
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ const STREAM_BYTES: u64 = 8 << 20;
 const KEPT_BYTES: u64 = 64 << 20;
 /// Bytes that are taken at a time, so that files take turns.
 const STRETCH_BYTES: u64 = 64 << 20;
+/// No file system has larger blocks where page caches work.
+const BLOCK_BYTES: u64 = 4096;
 /// Stretches that are released before others may have the point's lock: each takes some 20 microseconds.
 const RELEASED_AT_ONCE: usize = 256;
 /// Zeros that are hashed for a hole in a file that is hashed as it comes.
@@ -110,6 +112,12 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
+/// The blocks of a disk that a range touches: only whole ones come free.
+fn in_blocks(range: &Range<u64>) -> Range<u64> {
+    let end = range.end.checked_next_multiple_of(BLOCK_BYTES);
+    range.start / BLOCK_BYTES * BLOCK_BYTES..end.unwrap_or(range.end)
+}
+
 fn length(range: &Range<u64>) -> u64 {
     range.end - range.start
 }
@@ -163,6 +171,15 @@ impl Streaming {
     pub fn writes(&self, node: u64, range: &Range<u64>) -> bool {
         let mut writing = self.writing.iter();
         writing.any(|(other, written)| *other == node && overlap(written, range))
+    }
+
+    /// Forgets the hash of a file that nobody has open, if it is that of all of it: the node has it.
+    pub fn forget_hash_of_all(&mut self, node: u64, state: &State) {
+        let content = state.nodes.get(&node).and_then(OpenNode::content);
+        let hashed = self.hashes.get(&node).map(|(upto, _)| *upto);
+        if content.map(|content| content.size) == hashed {
+            self.hashes.remove(&node);
+        }
     }
 
     /// The hash of a file's first bytes, and how many they are.
@@ -268,7 +285,7 @@ impl OpenPoint {
     pub(super) fn take_stretch(&self, due: Due, from: Cursor) -> Result<Option<(Stretch, Cursor)>> {
         let bound = self.spool.bound();
         let inner = &mut *self.inner.lock();
-        if !matches!(inner.stage, Stage::Open) {
+        if !matches!(inner.stage, Stage::Open) || due == Due::Streamed && comes_again(self, inner) {
             return Ok(None);
         }
         let much = inner.state.spooled > KEPT_BYTES.min(bound / 4);
@@ -352,16 +369,20 @@ impl OpenPoint {
         upto: u64,
         hasher: Option<blake3::Hasher>,
     ) {
-        let streaming = &mut self.inner.lock().streaming;
-        let Some(stretch) = streaming.stretch(node, number) else {
+        let inner = &mut *self.inner.lock();
+        let Some(stretch) = inner.streaming.stretch(node, number) else {
             return;
         };
         stretch.range.end = upto;
         let sound = !stretch.unhashed;
         if let Some(hasher) = hasher.filter(|_| sound) {
-            streaming.hashes.insert(node, (upto, hasher));
+            inner.state.hashed(node, upto, &hasher);
+            inner.streaming.hashes.insert(node, (upto, hasher));
+            if !inner.handles.contains_key(&node) {
+                inner.streaming.forget_hash_of_all(node, &inner.state);
+            }
         }
-        streaming.let_go_of_empty(node);
+        inner.streaming.let_go_of_empty(node);
     }
 
     /// These extents of a stretch are durable and in the index, from this byte of the file on: they take the place of
@@ -431,10 +452,11 @@ impl OpenPoint {
         inner.streaming.releases += 1;
         let some: Vec<_> = inner.streaming.unreleased.drain(..count).collect();
         for (node, range) in some {
-            if inner.streaming.writes(node, &range) {
+            let blocks = in_blocks(&range);
+            if inner.streaming.writes(node, &blocks) {
                 inner.streaming.unreleased.push((node, range));
             } else {
-                self.release_range(inner, node, &range)?;
+                self.release_range(inner, node, &blocks)?;
             }
         }
         self.hold(inner);
@@ -511,6 +533,17 @@ impl Streaming {
             }
         }
     }
+}
+
+/// Whether the point may be a copy of one in a repository that cuts otherwise: once it is whole its chunks are brought
+/// from there, and those that were cut here would be stored for nothing.
+fn comes_again(open: &OpenPoint, inner: &Inner) -> bool {
+    let Some((from, _)) = &inner.from else {
+        return false;
+    };
+    let [there, here] =
+        [&from.repository, &open.repository].map(|mounted| mounted.catalog.repository().settings());
+    (there.seed, there.cut) != (here.seed, here.cut)
 }
 
 fn due_in(inner: &Inner, node: u64, upto: u64, due: Due, much: bool) -> Option<Found> {

@@ -1,8 +1,8 @@
-//! Changes of content by bytes, which lie in one spool file for each node.
+//! Changes of content by bytes, which lie in one spool file for each node until they are stored.
 
 use super::change::{Change, Facts};
 use super::content::{OpenContent, Place, Segment};
-use super::spool::punch;
+use super::spool::has_space;
 use super::spool_is_short;
 use super::state::{Body, OpenNode};
 use super::{Inner, OpenPoint, Stage};
@@ -10,10 +10,12 @@ use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::{Answer, Rule};
 use std::fs;
 use std::io::ErrorKind;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+/// Bytes of the disk that no spooled byte takes: without them the journal could not tell of what is stored, and nothing
+/// would ever be released.
+const JOURNAL_BYTES: u64 = 4 << 20;
 /// Bytes of a file that are hashed at a time.
 const HASHED_BYTES: u64 = 1 << 20;
 
@@ -143,7 +145,7 @@ impl OpenPoint {
             inner.streaming.begin_writing(node, range.clone());
         }
         // The bytes first: what the journal tells of is there.
-        let spooled = self.write_spool(node, spool, offset, data);
+        let spooled = self.write_spool(spool, offset, data);
         let inner = &mut *self.inner.lock();
         inner.streaming.end_writing(node, &range);
         spooled?;
@@ -163,43 +165,26 @@ impl OpenPoint {
     }
 
     /// Writes into a spool file. While the disk is full it waits for what is stored to be released.
-    fn write_spool(&self, node: u64, spool: &fs::File, offset: u64, data: &[u8]) -> Result<()> {
+    fn write_spool(&self, spool: &fs::File, offset: u64, data: &[u8]) -> Result<()> {
         loop {
-            let error = match spool.write_all_at(data, offset) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let full = match has_space(spool, data.len() as u64 + JOURNAL_BYTES) {
+                false => Error::new(Kind::Full, "no space is left"),
+                true => match spool.write_all_at(data, offset) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => Error::io("spooling", error),
+                },
             };
-            let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded].contains(&error.kind());
-            if !full {
-                return Err(Error::io("spooling", error));
+            if !matches!(full.kind(), Kind::Full | Kind::Quota) {
+                return Err(full);
             }
-            // The journal needs a little room to tell of what is stored.
-            self.take_back(node, spool, offset..offset + data.len() as u64);
             if !self.spool.make_room() {
                 let message = format!(
                     "the disk of {} is full, and what lies there cannot be stored yet; make room on it",
                     self.directory.display()
                 );
-                return Err(Error::new(Kind::Full, message).caused_by(error));
+                return Err(Error::new(Kind::Full, message).caused_by(full));
             }
         }
-    }
-
-    /// Takes what part of a write lies in the spool out of it, where nothing else does.
-    fn take_back(&self, node: u64, spool: &fs::File, range: Range<u64>) {
-        let inner = &mut *self.inner.lock();
-        inner.streaming.end_writing(node, &range);
-        if let Some(content) = inner.state.nodes.get(&node).and_then(OpenNode::content)
-            && !inner.streaming.writes(node, &range)
-        {
-            let mut gaps = content.not_spooled(&range);
-            gaps.push(range.start.max(content.size)..range.end);
-            for gap in gaps.iter().filter(|gap| gap.start < gap.end) {
-                // It would only have made room.
-                let _ = punch(spool, gap);
-            }
-        }
-        inner.streaming.begin_writing(node, range);
     }
 
     /// Bytes that were just written are compared when the file is closed.
