@@ -244,6 +244,30 @@ fn what_is_written_in_order_is_stored_while_the_tool_goes_on() {
 }
 
 #[test]
+fn a_file_that_has_its_size_before_its_bytes_is_stored_as_it_is_filled() {
+    let host = Host::new(1 << 30);
+    let content = noise("filled", 40 * MIB);
+    let tree = host.serve();
+    tree.mkdir("p.partial");
+    let handle = tree.create("p.partial", "file");
+    let changes = keepfs::filesystem::Changes {
+        size: Some(content.len() as u64),
+        ..Default::default()
+    };
+    let ino = tree.ino("repo/host/p.partial/file");
+    tree.0.set_attributes(ino, &changes, USER).unwrap();
+    tree.write(handle, 0, &content[..30 * MIB]).unwrap();
+    assert!(tree.comes_down_to(16 * MIB), "{}", tree.text("metrics"));
+    tree.write(handle, 30 * MIB, &content[30 * MIB..]).unwrap();
+    tree.0.close(handle);
+    tree.mv("p.partial", "p").unwrap();
+    same(&tree.read("repo/host/p/file"), &content, "sealed");
+    drop(tree);
+    let hash = Some(*blake3::hash(&content).as_bytes());
+    assert_eq!(host.sealed_file("p", "file").content_hash(), hash);
+}
+
+#[test]
 fn a_streamed_file_is_what_a_backup_makes_of_it() {
     let host = Host::new(1 << 30);
     let mut content = noise("same", 21 * MIB + 12345);

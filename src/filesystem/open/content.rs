@@ -161,8 +161,8 @@ pub(in crate::filesystem) struct OpenContent {
     pub changes: u64,
     /// Bytes of it that are in the spool.
     pub spooled: u64,
-    /// Bytes that were added at its end one after the other, by the last changes.
-    pub appended: u64,
+    /// What was written last, one after the other.
+    pub run: Range<u64>,
 }
 
 fn spooled_in(segments: &[Segment]) -> u64 {
@@ -193,9 +193,13 @@ impl OpenContent {
         }
         self.changes += 1;
         let spooled = matches!(segment.place, Place::Spool);
-        self.appended = match spooled && segment.begin == self.size {
-            true => self.appended + segment.length,
-            false => 0,
+        let begin = match self.run.end == segment.begin {
+            true => self.run.start,
+            false => segment.begin,
+        };
+        self.run = match spooled {
+            true => begin..segment.end(),
+            false => 0..0,
         };
         self.size = self.size.max(segment.end());
         // Nearly always the new stretch goes on at the end.
@@ -236,7 +240,9 @@ impl OpenContent {
     /// Cuts or extends the file; what is added is a hole.
     pub fn resize(&mut self, size: u64) {
         self.changes += 1;
-        self.appended = 0;
+        if size < self.run.end {
+            self.run = 0..0;
+        }
         let kept = self.segments.partition_point(|old| old.begin < size);
         let from = kept.saturating_sub(1);
         self.spooled -= spooled_in(&self.segments[from..]);
@@ -250,9 +256,9 @@ impl OpenContent {
 
     /// Says that a stretch of spooled bytes is in the repository. The content stays what it was.
     pub fn stored(&mut self, segment: Segment) {
-        let (size, changes, appended) = (self.size, self.changes, self.appended);
+        let (size, changes, run) = (self.size, self.changes, self.run.clone());
         self.put(segment);
-        (self.size, self.changes, self.appended) = (size, changes, appended);
+        (self.size, self.changes, self.run) = (size, changes, run);
     }
 
     /// Whether a range of it was written here, holes included, and nothing of it is a reference.

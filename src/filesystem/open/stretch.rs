@@ -7,7 +7,7 @@
 //! and bytes that a write may just have put there are left for later.
 
 use super::change::Change;
-use super::content::{OpenContent, Place};
+use super::content::{OpenContent, Place, Segment};
 use super::spool::punch;
 use super::state::{OpenNode, State};
 use super::{Inner, OpenPoint, Stage};
@@ -229,46 +229,36 @@ struct Found {
 
 /// What of a file is due: the first such stretch that is not in hand.
 fn due_of(content: &OpenContent, in_hand: &[Range<u64>], due: Due, open: bool) -> Option<Found> {
-    let streams = content.appended > 0;
-    let closed = !open;
-    let spooled = |place: &Place| matches!(place, Place::Spool);
-    let small = content.size <= SMALL_FILE_BYTES
-        && content
-            .segments
-            .iter()
-            .all(|segment| spooled(&segment.place));
-    if small {
-        let range = 0..content.size;
-        let is_due =
-            in_hand.is_empty() && (due == Due::All || closed || due == Due::Much && !streams);
+    let mut segments = content.segments.iter();
+    let spooled = |segment: &Segment| matches!(segment.place, Place::Spool);
+    if content.size <= SMALL_FILE_BYTES && segments.all(spooled) {
+        let is_due = in_hand.is_empty() && (due != Due::Streamed || !open);
         return is_due.then_some(Found {
-            range,
+            range: 0..content.size,
             whole: true,
             ends: true,
         });
     }
-    let mut segments = content.segments.iter();
-    segments.find_map(|segment| {
-        if !spooled(&segment.place) {
+    let spooled = content.segments.iter().filter(|segment| spooled(segment));
+    spooled.into_iter().find_map(|segment| {
+        let all = segment.begin..segment.end();
+        let taken = in_hand.iter().filter(|range| overlap(range, &all));
+        let begin = taken.map(|range| range.end).fold(all.start, u64::max);
+        if begin >= all.end {
             return None;
         }
-        let taken = in_hand
-            .iter()
-            .filter(|range| overlap(range, &(segment.begin..segment.end())));
-        let begin = taken.map(|range| range.end).fold(segment.begin, u64::max);
-        let range = begin..segment.end();
-        let grows = open && streams && segment.end() == content.size;
-        let ends = due == Due::All || !grows;
+        let grows = open && all.end == content.run.end;
         let is_due = match due {
-            Due::Streamed => closed || grows && content.appended >= STREAM_BYTES,
+            Due::Streamed => {
+                let run = &content.run;
+                !open || grows && all.end - begin.max(run.start) >= STREAM_BYTES
+            }
             Due::Much | Due::All => true,
         };
-        let enough = ends || range.start < range.end && length(&range) >= STREAM_BYTES;
-        let enough = enough || due == Due::Much && range.start < range.end;
-        (is_due && enough && range.start < range.end).then_some(Found {
-            range,
+        is_due.then_some(Found {
+            range: begin..all.end,
             whole: false,
-            ends,
+            ends: due == Due::All || !grows,
         })
     })
 }
