@@ -65,12 +65,20 @@ impl Host {
     }
 
     fn serve_from(&self, state: &Path) -> Served {
+        self.serve_with(state, &[])
+    }
+
+    fn serve_with(&self, state: &Path, others: &[(&str, &Bench)]) -> Served {
         let options = Options {
             spool_bytes: self.spool_bytes,
             spool_patience: self.patience,
             ..Options::new(state.to_owned())
         };
-        let repositories = vec![("repo".to_owned(), catalog(&self.bench))];
+        let others = others.iter().map(|(name, bench)| (*name, *bench));
+        let all = others.chain([("repo", &self.bench)]);
+        let repositories = all
+            .map(|(name, bench)| (name.to_owned(), catalog(bench)))
+            .collect();
         Served(FileSystem::new(repositories, options))
     }
 
@@ -197,12 +205,20 @@ impl Served {
             .rename((backup, from.as_bytes()), (backup, to.as_bytes()), 0, USER)
     }
 
-    /// Waits for the background until so few bytes are spooled.
+    /// Waits for the background until so few bytes are spooled, as long as they become fewer.
     fn comes_down_to(&self, bytes: usize) -> bool {
-        (0..1000).any(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            self.spooled() <= bytes as u64
-        })
+        let mut before = u64::MAX;
+        while self.spooled() < before {
+            before = self.spooled();
+            let fewer = |_| {
+                std::thread::sleep(Duration::from_millis(20));
+                self.spooled() < before
+            };
+            if before <= bytes as u64 || !(0..1000).any(fewer) {
+                break;
+            }
+        }
+        self.spooled() <= bytes as u64
     }
 }
 
@@ -512,6 +528,33 @@ fn chunks_that_are_there_are_not_stored_again() {
 }
 
 #[test]
+fn the_bytes_of_a_point_that_cuts_otherwise_are_stored_once() {
+    let host = Host::new(1 << 30);
+    let content = noise("otherwise", 40 * MIB);
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), &content).unwrap();
+    let elsewhere = Bench::new(&settings());
+    back_up(&elsewhere, source.path(), "p1");
+    let tree = host.serve_with(host.state.path(), &[("elsewhere", &elsewhere)]);
+    tree.mkdir("p1");
+    let handle = tree.create("p1", "file");
+    tree.write(handle, 0, &content).unwrap();
+    tree.0.close(handle);
+    let state = || {
+        let ino = tree.ino("repo/host/p1");
+        tree.0.get_xattr(ino, b"user.keepfs.state").unwrap()
+    };
+    let complete = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        state() == b"complete"
+    });
+    assert!(complete, "{}", tree.text("errors"));
+    same(&tree.read("repo/host/p1/file"), &content, "sealed");
+    assert!(host.data_bytes() < 41 * MIB as u64, "{}", host.data_bytes());
+    assert_eq!(tree.spooled(), 0);
+}
+
+#[test]
 fn what_is_rewritten_while_it_is_stored_is_never_mixed_up() {
     let mut state = seed("what_is_rewritten_while_it_is_stored_is_never_mixed_up");
     let mut random = |below: usize| {
@@ -544,6 +587,10 @@ fn what_is_rewritten_while_it_is_stored_is_never_mixed_up() {
                 let ino = tree.ino("repo/host/p.partial/file");
                 tree.0.set_attributes(ino, &changes, USER).unwrap();
                 continue;
+            }
+            30 => {
+                tree.sync(tree.ino("repo/host/p.partial")).unwrap();
+                assert_eq!(tree.spooled(), 0);
             }
             40 => {
                 tree.0.close(handle);

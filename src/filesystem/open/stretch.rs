@@ -9,6 +9,7 @@
 use super::change::Change;
 use super::content::{OpenContent, Place, Segment};
 use super::spool::punch;
+use super::spool_is_short;
 use super::state::{OpenNode, State};
 use super::{Inner, OpenPoint, Stage};
 use crate::backup::SMALL_FILE_BYTES;
@@ -306,10 +307,7 @@ impl OpenPoint {
     }
 
     fn take(&self, inner: &mut Inner, node: u64, found: Found) -> Result<Option<Stretch>> {
-        // Without it the bytes are lost; who reads or seals the file learns that.
-        let Some(spool) = self.existing_spool(node)? else {
-            return Ok(None);
-        };
+        let spool = self.existing_spool(node)?.ok_or_else(spool_is_short)?;
         let Some(known) = inner.state.nodes.get(&node) else {
             return Ok(None);
         };
