@@ -155,7 +155,8 @@ impl OpenPoint {
             self.hold(inner);
         }
         let stored = inner.state.nodes.get(&node).and_then(OpenNode::content);
-        if stored.is_some_and(|content| content.spooled == 0) {
+        let written = inner.streaming.writes(node, &(0..u64::MAX));
+        if stored.is_some_and(|content| content.spooled == 0) && !written {
             inner.streaming.forget_hash_of_all(node, &inner.state);
             // It may never have been written to.
             let _ = fs::remove_file(self.spool_path(node));

@@ -12,13 +12,14 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Content, Extent};
 use crate::repository::{Repository, Writer};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// Bytes of a spool file that are read at a time.
 const READ_BYTES: usize = 4 << 20;
@@ -26,6 +27,10 @@ const READ_BYTES: usize = 4 << 20;
 /// packs, but no more bytes than this.
 const PUBLISH_PACKS: u64 = 4;
 const PUBLISH_BYTES_MAX: u64 = 64 << 20;
+/// After so long without a task what is on its way is made durable, so that a stream that ended leaves little behind.
+const REST: Duration = Duration::from_secs(10);
+/// Bytes after which an open point's turn ends when others wait.
+const TURN_BYTES: u64 = 8 << 20;
 /// Threads that hash, compress and encrypt at most; there are no more than cores.
 const THREADS_MAX: usize = 8;
 
@@ -38,6 +43,8 @@ enum Task {
     Store(ObjectId, Sender<Result<()>>),
     /// What is on its way from this open point is to arrive; then this is told.
     Settle(ObjectId, Sender<()>),
+    /// Nothing was asked for a while: what is on its way is to arrive.
+    Rest,
 }
 
 /// The open points of a repository.
@@ -228,7 +235,11 @@ impl Storing<'_> {
                 self.again.push_front(id);
                 tasks.recv().ok()
             }
-            None => tasks.recv().ok(),
+            None if self.pending.is_empty() => tasks.recv().ok(),
+            None => match tasks.recv_timeout(REST) {
+                Err(RecvTimeoutError::Timeout) => Some(Task::Rest),
+                task => task.ok(),
+            },
         }
     }
 
@@ -267,12 +278,18 @@ impl Storing<'_> {
                 }
                 let _ = done.send(());
             }
+            Task::Rest => {
+                if let Some(id) = self.pending.first().map(|put| put.open) {
+                    // The next call of a tool tells of a failure.
+                    let _ = self.flush(id);
+                }
+            }
         }
     }
 
     /// Stores what is due in an open point, as long as nobody else waits.
     fn take_turn(&mut self, id: ObjectId, tasks: &Receiver<Task>) -> Result<()> {
-        if !self.look(id, Due::Streamed, Some(tasks))? {
+        if !self.look(id, Due::Streamed, Some(tasks))? && !self.again.contains(&id) {
             self.again.push_back(id);
         }
         let kept = self.keep_what_is_stored();
@@ -282,6 +299,7 @@ impl Storing<'_> {
     /// Stores what is due in an open point. False when it stopped because something else waits in `tasks`.
     fn look(&mut self, id: ObjectId, due: Due, tasks: Option<&Receiver<Task>>) -> Result<bool> {
         let mut from = Cursor::FIRST;
+        let mut bytes = 0;
         loop {
             let taken = self
                 .shared
@@ -292,8 +310,8 @@ impl Storing<'_> {
             let (node, which) = (stretch.node, (stretch.node, stretch.number));
             from = place;
             match self.put(id, stretch) {
-                Ok(true) => {}
-                Ok(false) => from = Cursor::of(node + 1),
+                Ok(0) => from = Cursor::of(node + 1),
+                Ok(put) => bytes += put,
                 Err(Broken::Reading(error)) => {
                     self.shared
                         .with_point(id, |open| open.give_stretch_back(which));
@@ -307,7 +325,7 @@ impl Storing<'_> {
             if self.shared.closed.load(Relaxed) {
                 return Err(Error::new(Kind::Interrupted, "the mount ends"));
             }
-            if tasks.is_some_and(|tasks| !tasks.is_empty()) {
+            if bytes >= TURN_BYTES && tasks.is_some_and(|tasks| !tasks.is_empty()) {
                 return Ok(false);
             }
         }
@@ -323,8 +341,8 @@ impl Storing<'_> {
         Ok(contents)
     }
 
-    /// Puts a stretch into packs. False when it is too short to be cut.
-    fn put(&mut self, open: ObjectId, mut stretch: Stretch) -> Result<bool, Broken> {
+    /// Puts a stretch into packs, as far as it is cut already; how many bytes.
+    fn put(&mut self, open: ObjectId, mut stretch: Stretch) -> Result<u64, Broken> {
         let contents = self.contents()?;
         let (extents, hasher) = match stretch.whole {
             true => (vec![self.put_whole(&contents, &stretch)?], None),
@@ -339,7 +357,7 @@ impl Storing<'_> {
         self.shared
             .with_point(open, |open| open.put_stretch(which, upto, hasher));
         if bytes == 0 {
-            return Ok(false);
+            return Ok(0);
         }
         self.pending.push(Put {
             open,
@@ -353,7 +371,7 @@ impl Storing<'_> {
             contents.writer.publish()?;
             self.keep_what_is_stored()?;
         }
-        Ok(true)
+        Ok(bytes)
     }
 
     fn put_whole(&self, contents: &Contents, stretch: &Stretch) -> Result<Extent, Broken> {
