@@ -736,10 +736,15 @@ impl Filesystem for Shell {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let caller = caller(request);
+        if !self.filesystem.writes_at_once(data.len()) {
+            let data = data.to_vec();
+            return self.run("write", move |filesystem| {
+                reply_written(reply, filesystem.write(handle.0, offset, &data, caller));
+            });
+        }
         // Here, not on another thread: the bytes go into a file's page cache, and moving them would cost a copy.
-        let written = self
-            .now("write")
-            .write(handle.0, offset, data, caller(request));
+        let written = self.now("write").write(handle.0, offset, data, caller);
         reply_written(reply, written);
     }
 

@@ -218,6 +218,66 @@ fn the_same_cp_finishes_after_the_daemon_was_killed() {
     }
 }
 
+/// Pieces of 4 MiB that are written, and synced, one after the other.
+const PIECES: usize = 15;
+
+#[test]
+fn what_was_synced_is_there_whenever_the_daemon_is_killed() {
+    let site = Site::new();
+    let config = site.path("keepfs.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("spool = \"64 MiB\"\n{text}")).unwrap();
+    site.shell(&format!("head -c {} /dev/urandom > data", PIECES << 22));
+    let seed = Clock::system().now().nanoseconds;
+    println!("seed {seed}");
+    for kill in 0..kills().div_ceil(2) {
+        let daemon = site.mount();
+        let writes = format!(
+            "mkdir -p mnt/offsite/host/x.partial; : > acknowledged
+             for n in $(seq 0 {}); do
+                 dd if=data of=mnt/offsite/host/x.partial/file bs=4M seek=$n skip=$n count=1 conv=notrunc,fsync status=none || exit 1
+                 echo $n >> acknowledged
+             done",
+            PIECES - 1
+        );
+        // That of the round before would be taken for this one's.
+        let _ = std::fs::remove_file(site.path("acknowledged"));
+        let mut writer = Command::new("bash")
+            .args(["-c", &writes])
+            .current_dir(site.home.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let acknowledged = || {
+            let lines = std::fs::read_to_string(site.path("acknowledged"));
+            lines.map_or(0, |lines| lines.lines().count())
+        };
+        let upto = 1 + (seed as usize + kill * 7919) % (PIECES - 1);
+        while acknowledged() < upto && writer.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        daemon.kill();
+        writer.wait().unwrap();
+        let synced = acknowledged();
+        assert!(synced >= upto);
+        let daemon = site.mount();
+        let output = site.shell(&format!(
+            "set -e; exec 2>&1; cmp -n {} data mnt/offsite/host/x.partial/file
+             dd if=data of=mnt/offsite/host/x.partial/file bs=4M conv=notrunc status=none
+             cmp data mnt/offsite/host/x.partial/file
+             mv mnt/offsite/host/x.partial mnt/offsite/host/x
+             cmp data mnt/offsite/host/x/file
+             rmdir mnt/offsite/host/x",
+            synced << 22
+        ));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{synced} pieces: {said}");
+        site.keepfs(&["umount", "mnt"]);
+        drop(daemon);
+        site.keepfs(&["check", "--read-data", "offsite"]);
+    }
+}
+
 #[test]
 fn what_a_killed_daemon_left_does_not_keep_the_next_one_from_mounting() {
     let site = Site::new();

@@ -47,6 +47,7 @@ mod self_seal;
 mod servers;
 mod sites;
 mod stores;
+mod streaming;
 mod systemd;
 mod together;
 mod trust;

@@ -441,6 +441,8 @@ fn what_open_points_keep_is_private_and_synced_through_any_handle() {
     tree.0.sync(handle, USER).unwrap();
     tree.0.sync_directory(top, USER).unwrap();
     // A handle that wrote nothing syncs what others wrote: it notices when it cannot.
+    let writer = tree.0.open(file, libc::O_RDWR).unwrap();
+    tree.0.write(writer, 0, b"changed", USER).unwrap();
     std::fs::remove_file(spool).unwrap();
     std::fs::create_dir(spool).unwrap();
     assert!(tree.0.sync(handle, USER).is_err());

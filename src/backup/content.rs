@@ -1,13 +1,13 @@
 //! One file's content into a repository: read, cut, hash, and stored as far as it is new.
 
+use super::chunks::Chunks;
 use super::workers::Workers;
 use crate::chunk::Cutting;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::point::{Content, ContentWriter, Extent, File};
-use crate::repository::{GROUP_BYTES, Lane, PIECE_BYTES, Writer};
+use crate::repository::{GROUP_BYTES, Lane, Writer};
 use crate::source;
-use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -40,9 +40,6 @@ impl From<Failed> for Error {
         }
     }
 }
-
-/// Pieces of a large file that are being stored at a time, beyond what the workers' queue holds.
-const PIECES_PENDING_MAX: usize = 16;
 
 /// Stores tree pages.
 pub fn tree_sink(writer: &Writer) -> impl FnMut(ChunkId, &[u8]) -> Result<()> + '_ {
@@ -145,47 +142,39 @@ impl Contents {
             0 => self.cutting.clone(),
             block => Arc::new(Cutting::fixed(block)?),
         };
+        let mut list = ContentWriter::default();
+        let writer = &self.writer;
+        let mut tell = |extent| list.push(extent, &mut tree_sink(writer));
         let mut stream = Stream {
-            contents: self,
-            workers,
+            chunks: Chunks::new(self, workers, &mut tell),
             hasher: Some(blake3::Hasher::new()),
             hole_bytes: 0,
             read_bytes: 0,
-            run: Vec::new(),
-            cuts: Vec::new(),
-            pending: VecDeque::new(),
-            list: ContentWriter::default(),
         };
         for extent in source::extents(file).map_err(Failed::Reading)? {
             match extent.map_err(Failed::Reading)? {
-                source::Extent::Hole { len, .. } => {
-                    stream.end_run()?;
-                    stream.hole(len)?;
-                }
+                source::Extent::Hole { len, .. } => stream.hole(len)?,
                 source::Extent::Data { offset, len } => stream.data(file, offset, len, &cutting)?,
             }
         }
-        Ok(stream.finish(block)?)
+        let (hash, read_bytes) = stream.finish()?;
+        let (content, size) = list.finish(&mut tree_sink(&self.writer))?;
+        let file = File {
+            size,
+            hash,
+            block,
+            content,
+        };
+        Ok((file, read_bytes))
     }
 }
 
-/// Blocks whose chunks are being stored, and holes, in the order of the file.
-enum Piece {
-    Hole(u64),
-    Chunks(Vec<usize>, super::workers::Ticket),
-}
-
+/// A file that is read, cut and hashed from its beginning to its end.
 struct Stream<'a> {
-    contents: &'a Contents,
-    workers: &'a Workers,
+    chunks: Chunks<'a>,
     hasher: Option<blake3::Hasher>,
     hole_bytes: u64,
     read_bytes: u64,
-    /// Chunks that are gathered into one frame, and their lengths.
-    run: Vec<u8>,
-    cuts: Vec<usize>,
-    pending: VecDeque<Piece>,
-    list: ContentWriter,
 }
 
 impl Stream<'_> {
@@ -203,7 +192,10 @@ impl Stream<'_> {
                 left -= step;
             }
         }
-        self.push(Piece::Hole(length))
+        self.chunks.extent(Extent {
+            length,
+            chunk: None,
+        })
     }
 
     /// Reads a stretch of data and cuts it; a chunk never reaches over a hole.
@@ -261,85 +253,24 @@ impl Stream<'_> {
     fn chunk(&mut self, content: &[u8]) -> Result<()> {
         self.read_bytes += content.len() as u64;
         if is_zero(content) {
-            self.end_run()?;
             return self.hole(content.len() as u64);
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(content);
         }
-        if self.run.len() + content.len() > PIECE_BYTES {
-            self.end_run()?;
-        }
-        self.run.extend_from_slice(content);
-        self.cuts.push(content.len());
-        Ok(())
+        self.chunks.chunk(content)
     }
 
-    /// Hands over the chunks gathered so far: together they make one frame, or one of them is longer than that.
-    fn end_run(&mut self) -> Result<()> {
-        if self.cuts.is_empty() {
-            return Ok(());
-        }
-        let (run, cuts) = (
-            std::mem::take(&mut self.run),
-            std::mem::take(&mut self.cuts),
-        );
-        let ticket = self.workers.store_run(&self.contents.writer, run, &cuts);
-        self.push(Piece::Chunks(cuts, ticket))
-    }
-
-    fn push(&mut self, piece: Piece) -> Result<()> {
-        self.pending.push_back(piece);
-        while self.pending.len() > PIECES_PENDING_MAX {
-            self.settle()?;
-        }
-        Ok(())
-    }
-
-    /// Puts the oldest pending piece into the list.
-    fn settle(&mut self) -> Result<()> {
-        let mut sink = tree_sink(&self.contents.writer);
-        match self.pending.pop_front() {
-            None => Ok(()),
-            Some(Piece::Hole(length)) => {
-                let hole = Extent {
-                    length,
-                    chunk: None,
-                };
-                self.list.push(hole, &mut sink)
-            }
-            Some(Piece::Chunks(cuts, ticket)) => {
-                let ids = ticket.wait(self.workers)?;
-                cuts.iter().zip(ids).try_for_each(|(cut, id)| {
-                    let extent = Extent {
-                        length: *cut as u64,
-                        chunk: Some(id),
-                    };
-                    self.list.push(extent, &mut sink)
-                })
-            }
-        }
-    }
-
-    fn finish(mut self, block: u32) -> Result<(File, u64)> {
-        self.end_run()?;
-        while !self.pending.is_empty() {
-            self.settle()?;
-        }
-        let (content, size) = self.list.finish(&mut tree_sink(&self.contents.writer))?;
+    /// The hash of it all, and the bytes that were read.
+    fn finish(self) -> Result<(Option<[u8; 32]>, u64)> {
+        self.chunks.finish()?;
         let hash = self.hasher.map(|hasher| *hasher.finalize().as_bytes());
-        let file = File {
-            size,
-            hash,
-            block,
-            content,
-        };
-        Ok((file, self.read_bytes))
+        Ok((hash, self.read_bytes))
     }
 }
 
 /// Whether every byte is zero.
-fn is_zero(content: &[u8]) -> bool {
+pub(super) fn is_zero(content: &[u8]) -> bool {
     // Most content shows in its first bytes that it is not.
     content.first() == Some(&0)
         && content.iter().take(64).all(|byte| *byte == 0)

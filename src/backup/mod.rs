@@ -5,12 +5,14 @@
 //! reported and left out; everything else is in the point.
 
 mod assembly;
+mod chunks;
 mod content;
 mod item;
 mod previous;
 mod reader;
 mod workers;
 
+pub use chunks::{Chunks, Tell};
 pub use content::{Contents, Failed, SMALL_FILE_BYTES, tree_sink};
 pub use workers::{Job, Workers};
 

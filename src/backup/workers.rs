@@ -52,6 +52,22 @@ impl Workers {
         }
     }
 
+    /// Does `work` while so many threads do what it hands over.
+    pub fn during<T>(threads: usize, work: impl FnOnce(&Self) -> T) -> T {
+        let workers = Self::new(threads);
+        let (hold, done) = bounded(0);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let (workers, done) = (&workers, &done);
+                scope.spawn(move || workers.work(done));
+            }
+            let worked = work(&workers);
+            // Without this the threads would wait for more, and the scope for them.
+            drop(hold);
+            worked
+        })
+    }
+
     /// Gives a job to whichever thread is free; waits while the queue is full.
     pub fn submit(&self, job: Job) {
         // The receiver lives in self, so the queue is never closed.

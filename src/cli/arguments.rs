@@ -16,7 +16,8 @@ repository of the command.\n\n\
 Keys of a cloud store come from credentials-command or access-key and secret-key of the configuration, from the usual AWS_*, \
 AZURE_* and GOOGLE_* variables, or, for S3, from ~/.aws/credentials and ~/.aws/config (AWS_PROFILE).\n\n\
 The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml. \
-`memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it).";
+`memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it); `spool = \"8 GiB\"` what \
+the open points of a mount may keep on this host's disk until it is stored: whoever writes more waits.";
 
 /// A mounted backup file system.
 #[derive(Parser, Debug)]

@@ -156,6 +156,7 @@ pub(super) fn open_points(state: &Path) -> Result<Vec<OpenPointFacts>> {
 pub(super) fn mount(
     repositories: Vec<(String, Arc<Repository>)>,
     state: PathBuf,
+    spool_bytes: Option<u64>,
     arguments: &MountArguments,
     ready: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
@@ -163,7 +164,9 @@ pub(super) fn mount(
         .into_iter()
         .map(|(name, repository)| Ok((name, Arc::new(Catalog::open(repository)?))));
     let catalogs = opened.collect::<Result<Vec<_>>>()?;
-    let tree = Arc::new(FileSystem::new(catalogs, filesystem::Options::new(state)));
+    let mut served = filesystem::Options::new(state);
+    served.spool_bytes = spool_bytes.unwrap_or(served.spool_bytes);
+    let tree = Arc::new(FileSystem::new(catalogs, served));
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     options.access = arguments.access;

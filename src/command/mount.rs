@@ -91,7 +91,8 @@ pub fn mount(host: &Host, plan: MountPlan, ready: &mut dyn FnMut() -> Result<()>
             .map_err(|error| error.context(name))?;
         open.push((name.clone(), repository));
     }
-    engine::mount(open, host.state_directory(), &plan.arguments, ready)
+    let (state, spool) = (host.state_directory(), host.config().spool);
+    engine::mount(open, state, spool, &plan.arguments, ready)
 }
 
 /// Unmounts `directory`. Fails with `Busy` while somebody uses it, unless `lazy`: then it goes when they are done.

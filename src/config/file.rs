@@ -27,6 +27,10 @@ pub struct Config {
     /// Bytes that the cache and the buffers of each open repository may take, 16 MiB at least; 128 MiB without it.
     #[serde(default, deserialize_with = "size::deserialize")]
     pub memory: Option<u64>,
+    /// Bytes that the open points of a mount may have written to this host's disk and not yet stored, 64 MiB at least;
+    /// 8 GiB without it. Whoever writes more waits until some of it is stored.
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub spool: Option<u64>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -76,6 +80,8 @@ pub struct Reach {
 const RETRY_SECONDS_MAX: u64 = 3600;
 /// `memory` at least: below it a single chunk and its frames would not fit.
 const MEMORY_MIN: u64 = 16 << 20;
+/// `spool` at least: below it the few megabytes that wait to become a whole chunk would fill it.
+const SPOOL_MIN: u64 = 64 << 20;
 /// A healthy server under load may take this long to answer.
 const ATTEMPT_MIN: Duration = Duration::from_secs(5);
 
@@ -135,6 +141,10 @@ impl Config {
         }
         if config.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
             let message = format!("{}: memory must be 16 MiB or more", path.display());
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        if config.spool.is_some_and(|bytes| bytes < SPOOL_MIN) {
+            let message = format!("{}: spool must be 64 MiB or more", path.display());
             return Err(Error::new(Kind::Invalid, message));
         }
         anchor(&mut config.cache_directory, directory);
@@ -291,6 +301,7 @@ mod tests {
             ),
             ("[repository.a\n", "line 1"),
             ("memory = \"1 MiB\"\n", "16 MiB or more"),
+            ("spool = \"1 MiB\"\n", "64 MiB or more"),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);
@@ -306,6 +317,8 @@ mod tests {
         let config = parse("memory = \"64 MiB\"\n").expect("parses");
         assert_eq!(config.memory, Some(64 << 20));
         assert_eq!(parse("").expect("parses").memory, None);
+        let config = parse("spool = \"20 GiB\"\n").expect("parses");
+        assert_eq!(config.spool, Some(20 << 30));
     }
 
     #[test]

@@ -390,7 +390,12 @@ impl FileSystem {
         }
     }
 
-    /// Writes to an open file.
+    /// Whether a write of so many bytes need not wait for the spool to be stored.
+    pub fn writes_at_once(&self, bytes: usize) -> bool {
+        self.open_points.spool().has_room(bytes as u64)
+    }
+
+    /// Writes to an open file. Waits while the spool is full and what lies there is being stored.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8], caller: Caller) -> Answer<u32> {
         let handle = self.files.get(handle)?;
         let OpenedContent::Open(file) = &handle.content else {

@@ -44,7 +44,7 @@ impl FileSystem {
                 }
                 self.problems.text()
             }
-            ControlFile::Metrics => self.metrics.text(),
+            ControlFile::Metrics => self.metrics.text(&self.open_points.spool().facts()),
         }
     }
 }

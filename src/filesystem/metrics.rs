@@ -1,5 +1,6 @@
 //! Counters of the mount, as Prometheus reads them.
 
+use super::open::SpoolFacts;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +18,7 @@ impl Metrics {
     }
 
     /// Prometheus text.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn text(&self, spool: &SpoolFacts) -> String {
         let mut text = String::from(
             "# HELP keepfs_fuse_requests_total Requests of the kernel since the mount.\n\
              # TYPE keepfs_fuse_requests_total counter\n",
@@ -26,6 +27,38 @@ impl Metrics {
             writeln!(
                 text,
                 "keepfs_fuse_requests_total{{op=\"{operation}\"}} {count}"
+            )
+            .expect("writing to a string never fails");
+        }
+        for (name, kind, help, value) in [
+            (
+                "keepfs_spool_bytes",
+                "gauge",
+                "Bytes that open points have on this host's disk until they are stored.",
+                spool.spooled,
+            ),
+            (
+                "keepfs_spool_limit_bytes",
+                "gauge",
+                "Bytes that they may have there.",
+                spool.bound,
+            ),
+            (
+                "keepfs_streamed_bytes_total",
+                "counter",
+                "Written bytes that were stored before their point was sealed.",
+                spool.streamed,
+            ),
+            (
+                "keepfs_stream_memory_bytes",
+                "gauge",
+                "Bytes in memory between the spool and the packs.",
+                spool.in_memory,
+            ),
+        ] {
+            writeln!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
             )
             .expect("writing to a string never fails");
         }

@@ -48,6 +48,7 @@ use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
 use inode::{Node, Table, What};
+use open::Spool;
 use open_points::OpenPoints;
 use problems::Problems;
 use read::FileHandle;
@@ -68,12 +69,16 @@ pub struct Options {
     pub read_ahead_bytes: u64,
     /// Where open points lie until they are sealed: journals, and bytes that tools wrote.
     pub state_directory: PathBuf,
+    /// Bytes that all open points together may have written and not yet stored: more wait until some are.
+    pub spool_bytes: u64,
+    /// How long those wait while nothing is stored, before they are refused.
+    pub spool_patience: Duration,
     /// Where time comes from.
     pub clock: Clock,
 }
 
 impl Options {
-    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory.
+    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory, which may spool 8 GiB.
     pub fn new(state_directory: PathBuf) -> Self {
         Self {
             // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
@@ -82,6 +87,8 @@ impl Options {
             gid: unsafe { libc::getegid() },
             read_ahead_bytes: 8 << 20,
             state_directory,
+            spool_bytes: 8 << 30,
+            spool_patience: Duration::from_secs(30),
             clock: Clock::system(),
         }
     }
@@ -141,8 +148,9 @@ impl FileSystem {
             problems.note(ROOT, sentence);
         }
         let directory = &options.state_directory;
+        let spool = Spool::new(options.spool_bytes, options.spool_patience);
         let filesystem = Self {
-            open_points: OpenPoints::resume(directory, &repositories, &problems),
+            open_points: OpenPoints::resume(directory, spool, &repositories, &problems),
             started: options.clock.now(),
             repositories,
             inodes: Table::new(),

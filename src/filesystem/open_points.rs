@@ -1,7 +1,7 @@
 //! The open points of a mount, by repository, backup and name.
 
 use super::inode::ROOT;
-use super::open::{OpenPoint, TOP, is_gone, remove};
+use super::open::{OpenPoint, Spool, TOP, is_gone, remove};
 use super::problems::Problems;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::error::{Error, Result};
@@ -24,6 +24,14 @@ pub(super) struct OpenPoints {
     /// Where journals and spools lie.
     directory: PathBuf,
     known: Mutex<Known>,
+    /// What they all have on this host's disk.
+    spool: Arc<Spool>,
+}
+
+impl Drop for OpenPoints {
+    fn drop(&mut self) {
+        self.spool.close();
+    }
 }
 
 impl OpenPoints {
@@ -31,6 +39,7 @@ impl OpenPoints {
     /// that is noted.
     pub(super) fn resume(
         directory: &Path,
+        spool: Arc<Spool>,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
         problems: &Problems,
     ) -> Self {
@@ -52,7 +61,7 @@ impl OpenPoints {
                 std::thread::spawn(move || remove(&path));
                 continue;
             }
-            let open = match OpenPoint::resume(&path, repositories) {
+            let open = match OpenPoint::resume(&path, &spool, repositories) {
                 Ok(Some(open)) => open,
                 Ok(None) => continue,
                 Err(error) => {
@@ -71,7 +80,13 @@ impl OpenPoints {
         Self {
             directory,
             known: Mutex::new(known),
+            spool,
         }
+    }
+
+    /// What they all have on this host's disk.
+    pub(super) fn spool(&self) -> &Arc<Spool> {
+        &self.spool
     }
 
     /// The state directory for new open points, only for this user.

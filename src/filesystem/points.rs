@@ -31,6 +31,7 @@ impl FileSystem {
         };
         let open = OpenPoint::begin(
             self.open_points.directory()?,
+            self.open_points.spool(),
             &self.repositories,
             repository,
             backup,

@@ -487,6 +487,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether the chunk is durable and in the index. What this writer was asked to put is not, until its pack was
+    /// published.
+    pub fn is_stored(&self, id: &ChunkId) -> Result<bool> {
+        let claimed = self.shard(id).lock();
+        Ok(!claimed.contains(id) && self.in_index(id)?)
+    }
+
+    /// Publishes the packs that are finished. Those that are being written, or being made durable, are left for later.
+    pub fn publish(&self) -> Result<()> {
+        self.or_fail(|| self.publish_if(|packs| !packs.is_empty()))
+    }
+
     /// Returns when everything put so far is durable and in the index, also what other threads have put. A chunk that
     /// was claimed apart from its put is its claimer's to wait for.
     pub fn flush(&self) -> Result<()> {

@@ -5,7 +5,9 @@ use super::change::{Change, Facts};
 use super::gone::remove;
 use super::journal::Journal;
 use super::seal::fingerprint;
+use super::spool::Spool;
 use super::state::State;
+use super::stretch::Streaming;
 use super::{Inner, OpenPoint, Stage, matching};
 use crate::error::{Kind, Result};
 use crate::filesystem::errno::Answer;
@@ -22,6 +24,7 @@ impl OpenPoint {
     /// A new open point with its journal in `state_directory`.
     pub(in crate::filesystem) fn begin(
         state_directory: &Path,
+        spool: &Arc<Spool>,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
         repository: &Arc<MountedRepository>,
         backup: ObjectId,
@@ -31,8 +34,7 @@ impl OpenPoint {
         repository.catalog.repository().require_writable()?;
         let id = ObjectId::random();
         let directory = state_directory.join(id.to_string());
-        let spool = directory.join("spool");
-        make_private(&spool)?;
+        make_private(&directory.join("spool"))?;
         let (mut journal, _) = Journal::open(&directory)?;
         let begin = [
             Change::Begin {
@@ -48,19 +50,23 @@ impl OpenPoint {
             journal.append(&change)?;
             state.apply(change, &|_| None);
         }
-        Ok(Arc::new(Self::with(
+        let open = Arc::new(Self::with(
             id,
             directory,
+            spool,
             repositories,
             repository,
             (backup, facts),
             (state, journal),
-        )))
+        ));
+        open.streamer.serve(&open);
+        Ok(open)
     }
 
     fn with(
         id: ObjectId,
         directory: PathBuf,
+        spool: &Arc<Spool>,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
         repository: &Arc<MountedRepository>,
         (backup, facts): (ObjectId, Facts),
@@ -85,9 +91,12 @@ impl OpenPoint {
                 waits_for_quiet: false,
                 bring_again: false,
                 handles: HashMap::new(),
-                stored: HashMap::new(),
+                streaming: Streaming::default(),
+                share: spool.share(),
             }),
             settled: Condvar::new(),
+            streamer: spool.streamer(repository),
+            spool: spool.clone(),
         }
     }
 
@@ -95,6 +104,7 @@ impl OpenPoint {
     /// is not mounted, or another daemon serves it.
     pub(in crate::filesystem) fn resume(
         directory: &Path,
+        spool: &Arc<Spool>,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
     ) -> Result<Option<Arc<Self>>> {
         if !directory.join("journal").exists() {
@@ -129,6 +139,7 @@ impl OpenPoint {
         let open = Self::with(
             id,
             directory.to_owned(),
+            spool,
             repositories,
             repository,
             (backup, facts),
@@ -143,7 +154,12 @@ impl OpenPoint {
         // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
         let sources = open.inner.lock().state.sources_in_order();
         open.bringer.want_behind(sources);
-        Ok(Some(Arc::new(open)))
+        let open = Arc::new(open);
+        open.streamer.serve(&open);
+        if open.inner.lock().state.spooled > 0 {
+            open.streamer.look(open.id);
+        }
+        Ok(Some(open))
     }
 
     /// The daemon died after the record was created and before the journal was removed: the last that the journal

@@ -76,6 +76,11 @@ impl Bringer {
         self.shared.fail(&Error::new(Kind::Failed, message));
     }
 
+    /// Notes a failure; the next call tells it.
+    pub(super) fn fail(&self, error: &Error) {
+        self.shared.fail(error);
+    }
+
     /// Fails with what the transfer failed with.
     pub(super) fn check(&self) -> Result<()> {
         match &*self.shared.failed.lock() {
@@ -260,6 +265,7 @@ mod tests {
             repository: ObjectId::random(),
             trees: None,
             file: File::empty(),
+            written: false,
         });
         let dead = || *bringer.tasks.lock() = Some(bounded(1).0);
         dead();
@@ -288,6 +294,7 @@ mod tests {
                 content: Content::One(id),
                 ..File::empty()
             },
+            written: false,
         });
         let bringer = Bringer::new(target.clone());
         bringer.want(&source);

@@ -112,4 +112,10 @@ pub(in crate::filesystem) enum Change {
         /// What tells that record from others.
         record: [u8; 32],
     },
+    /// Bytes that were written are in the repository, as this file.
+    Stored {
+        node: u64,
+        begin: u64,
+        file: File,
+    },
 }

@@ -14,6 +14,8 @@ pub(in crate::filesystem) struct SourceFile {
     /// None when that repository is not mounted now: the bytes cannot be read until it is.
     pub trees: Option<Arc<Trees>>,
     pub file: File,
+    /// Whether it is none of a complete point, but bytes that were written here and stored since.
+    pub written: bool,
 }
 
 /// An extent of a source, or the part of it that lies in a range.
@@ -157,6 +159,17 @@ pub(in crate::filesystem) struct OpenContent {
     pub segments: Vec<Segment>,
     /// How often it changed: what is computed from it without a lock holds only while this is the same.
     pub changes: u64,
+    /// Bytes of it that are in the spool.
+    pub spooled: u64,
+    /// What was written last, one after the other.
+    pub run: Range<u64>,
+}
+
+fn spooled_in(segments: &[Segment]) -> u64 {
+    let spooled = segments
+        .iter()
+        .filter(|segment| matches!(segment.place, Place::Spool));
+    spooled.map(|segment| segment.length).sum()
 }
 
 impl OpenContent {
@@ -179,12 +192,22 @@ impl OpenContent {
             return;
         }
         self.changes += 1;
+        let spooled = matches!(segment.place, Place::Spool);
+        let begin = match self.run.end == segment.begin {
+            true => self.run.start,
+            false => segment.begin,
+        };
+        self.run = match spooled {
+            true => begin..segment.end(),
+            false => 0..0,
+        };
         self.size = self.size.max(segment.end());
         // Nearly always the new stretch goes on at the end.
         if let Some(last) = self.segments.last_mut()
             && last.joins(&segment)
         {
             last.length += segment.length;
+            self.spooled += u64::from(spooled) * segment.length;
             return;
         }
         let (begin, end) = (segment.begin, segment.end());
@@ -201,6 +224,8 @@ impl OpenContent {
         } else {
             new.push(segment);
         }
+        self.spooled -= spooled_in(&self.segments[first..behind]);
+        self.spooled += spooled_in(&new);
         self.segments.splice(first..behind, new);
         let from = first.saturating_sub(1);
         let upto = (from + 5).min(self.segments.len());
@@ -215,12 +240,57 @@ impl OpenContent {
     /// Cuts or extends the file; what is added is a hole.
     pub fn resize(&mut self, size: u64) {
         self.changes += 1;
+        if size < self.run.end {
+            self.run = 0..0;
+        }
         let kept = self.segments.partition_point(|old| old.begin < size);
+        let from = kept.saturating_sub(1);
+        self.spooled -= spooled_in(&self.segments[from..]);
         self.segments.truncate(kept);
         if let Some(last) = self.segments.last_mut() {
             last.length = last.length.min(size - last.begin);
         }
+        self.spooled += spooled_in(&self.segments[from..]);
         self.size = size;
+    }
+
+    /// Says that a stretch of spooled bytes is in the repository. The content stays what it was.
+    pub fn stored(&mut self, segment: Segment) {
+        let (size, changes, run) = (self.size, self.changes, self.run.clone());
+        self.put(segment);
+        (self.size, self.changes, self.run) = (size, changes, run);
+    }
+
+    /// Whether a range of it was written here, holes included, and nothing of it is a reference.
+    pub fn is_written(&self, range: &Range<u64>) -> bool {
+        let refers = |place: &Option<Place>| matches!(place, Some(Place::Source(..)));
+        let parts = self.cover(range.start, range.end);
+        range.end <= self.size && !parts.iter().any(|(_, _, place)| refers(place))
+    }
+
+    /// The parts of a range that are not in the spool.
+    pub fn not_spooled(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        for (begin, length, place) in self.cover(range.start, range.end) {
+            match (place, gaps.last_mut()) {
+                (Some(Place::Spool), _) => {}
+                (_, Some(last)) if last.end == begin => last.end += length,
+                _ => gaps.push(begin..begin + length),
+            }
+        }
+        gaps
+    }
+
+    /// As [`File::block`]: a file goes on to be cut as the one that it was made from.
+    pub fn block(&self) -> u32 {
+        let mut segments = self.segments.iter();
+        let block = segments.find_map(|segment| match &segment.place {
+            Place::Source(source, offset) if !source.written => {
+                (*offset == segment.begin).then_some(source.file.block)
+            }
+            _ => None,
+        });
+        block.unwrap_or_default()
     }
 
     /// Bytes that are not holes.
@@ -313,6 +383,7 @@ mod tests {
             repository: ObjectId::default(),
             trees: None,
             file,
+            written: false,
         })
     }
 
@@ -365,6 +436,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(content.size, bytes.len() as u64);
+            prop_assert_eq!(content.spooled, spooled_in(&content.segments));
             let mut seen = Vec::new();
             for (begin, length, place) in content.cover(0, content.size) {
                 for n in 0..length {

@@ -3,7 +3,7 @@
 //! written, once the tool has set what it sets last.
 
 use super::matching::is_whole;
-use super::write::is_spooled;
+use super::write::is_written;
 use super::{Inner, OpenPoint, Stage};
 use crate::copy::bring_point;
 use crate::error::{Error, Kind, Result};
@@ -61,7 +61,7 @@ impl OpenPoint {
         }
     }
 
-    /// Compares spooled files with those of the point that this may be a copy of, on a thread of its own, and calls
+    /// Compares written files with those of the point that this may be a copy of, on a thread of its own, and calls
     /// `then`. After a restart nobody knows their hashes any more.
     pub(in crate::filesystem) fn hash_behind(
         self: &Arc<Self>,
@@ -71,7 +71,7 @@ impl OpenPoint {
             let inner = self.inner.lock();
             let known = inner.from.is_some();
             let nodes = inner.state.nodes.iter().filter(|_| known);
-            let spooled = nodes.filter(|(_, node)| node.content().is_some_and(is_spooled));
+            let spooled = nodes.filter(|(_, node)| node.content().is_some_and(is_written));
             spooled.map(|(number, _)| *number).collect()
         };
         if spooled.is_empty() {
@@ -82,9 +82,7 @@ impl OpenPoint {
         std::thread::spawn(move || {
             for node in spooled {
                 let Some(open) = open.upgrade() else { return };
-                if let Ok(Some(spool)) = open.existing_spool(node) {
-                    open.closed(node, Some(&spool));
-                }
+                open.closed(node, None);
             }
             if let Some(open) = open.upgrade() {
                 then(&open);

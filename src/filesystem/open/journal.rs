@@ -77,6 +77,12 @@ impl Journal {
         })
     }
 
+    /// The file, for a sync without the point's lock.
+    pub(super) fn handle(&self) -> Result<File> {
+        let file = self.file.try_clone();
+        file.map_err(|error| Error::io(format_args!("syncing {}", self.path.display()), error))
+    }
+
     /// Makes every change so far survive the host.
     pub(super) fn sync(&self) -> Result<()> {
         self.file

@@ -2,8 +2,8 @@
 //!
 //! An open point is a list of changes. Each is written to the journal before it is answered, then applied to the
 //! entries in memory; a daemon that starts again applies the journal and goes on. Bytes that a tool writes lie in one
-//! spool file for each node; bytes that it copies from complete points are references, whose chunks are brought into
-//! the repository behind the tool's back.
+//! spool file for each node until they are stored behind its back; bytes that it copies from complete points are
+//! references, whose chunks are brought into the repository in the same way.
 
 mod attributes;
 mod begin;
@@ -19,9 +19,13 @@ mod matching;
 mod names;
 mod owners;
 mod read;
+mod recut;
 mod refer;
 mod seal;
+mod spool;
 mod state;
+mod stream;
+mod stretch;
 mod write;
 
 pub(super) use change::{Facts, Made, TOP};
@@ -29,6 +33,7 @@ pub(super) use copied::SealAs;
 pub(super) use gone::{is_gone, remove};
 pub use list::{OpenPointFacts, open_points};
 pub(super) use read::spool_is_short;
+pub(super) use spool::{Spool, SpoolFacts};
 pub(super) use state::{Body, OpenNode, State};
 
 use super::errno::{Answer, Failure, Rule};
@@ -44,9 +49,12 @@ use change::Change;
 use content::SourceFile;
 use journal::Journal;
 use parking_lot::{Condvar, Mutex};
+use spool::Share;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use stream::Streamer;
+use stretch::{Streaming, touched};
 
 /// How far an open point is on its way to a complete one.
 #[derive(Clone, Debug)]
@@ -73,8 +81,9 @@ struct Inner {
     bring_again: bool,
     /// How often each node is open.
     handles: HashMap<u64, u32>,
-    /// Written files whose chunks are in the repository, as of this count of their changes.
-    stored: HashMap<u64, u64>,
+    streaming: Streaming,
+    /// What it holds of the spool.
+    share: Share,
 }
 
 /// A restore point that is being written.
@@ -92,6 +101,8 @@ pub(super) struct OpenPoint {
     /// Told when sealing has ended.
     settled: Condvar,
     bringer: Bringer,
+    spool: Arc<Spool>,
+    streamer: Arc<Streamer>,
 }
 
 impl std::fmt::Debug for OpenPoint {
@@ -181,8 +192,17 @@ impl OpenPoint {
     fn change(&self, inner: &mut Inner, change: Change) -> Answer<()> {
         self.tell_failure(inner)?;
         inner.journal.append(&change)?;
+        if let Some((node, range)) = touched(&change) {
+            inner.streaming.mark(node, &range);
+        }
         inner.state.apply(change, &find_trees(&self.repositories));
+        self.hold(inner);
         Ok(())
+    }
+
+    /// Whether there is a failure that no call has told of, or none has followed since.
+    fn has_failed(&self) -> bool {
+        self.bringer.check().is_err()
     }
 
     /// Fails with what the transfer has failed with, once: whoever calls then tries again.
@@ -239,6 +259,7 @@ impl OpenPoint {
             let mut inner = self.inner.lock();
             Self::require_open(&inner)?;
             inner.stage = Stage::Discarded;
+            self.hold(&mut inner);
             self.set_aside()
         };
         remove(&gone);

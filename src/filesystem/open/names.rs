@@ -140,7 +140,7 @@ impl OpenPoint {
     }
 
     /// Removes the spool file of a node that has no name any more and is not open.
-    fn drop_spool(&self, inner: &Inner, node: u64) {
+    fn drop_spool(&self, inner: &mut Inner, node: u64) {
         if inner.handles.contains_key(&node) {
             return;
         }
@@ -150,6 +150,14 @@ impl OpenPoint {
             .get(&node)
             .is_some_and(|node| node.places.is_empty() && node.content().is_some());
         if gone {
+            inner.streaming.mark(node, &(0..u64::MAX));
+            inner.state.give_up(node);
+            self.hold(inner);
+        }
+        let stored = inner.state.nodes.get(&node).and_then(OpenNode::content);
+        let written = inner.streaming.writes(node, &(0..u64::MAX));
+        if stored.is_some_and(|content| content.spooled == 0) && !written {
+            inner.streaming.forget_hash_of_all(node, &inner.state);
             // It may never have been written to.
             let _ = fs::remove_file(self.spool_path(node));
         }

@@ -31,29 +31,24 @@ impl OpenPoint {
         size: u32,
         spool: impl Fn() -> Result<&'a fs::File>,
     ) -> Answer<Vec<u8>> {
-        let parts = {
-            let inner = self.inner.lock();
-            let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
-            let content = content.ok_or(Rule::IsADirectory)?;
-            content.cover(offset, offset.saturating_add(size.into()))
-        };
-        let mut bytes = Vec::new();
-        for (begin, length, place) in parts {
-            match place {
-                None => bytes.resize(bytes.len() + length as usize, 0),
-                Some(Place::Source(source, at)) => {
-                    for part in source.parts(at, at + length)? {
-                        source.read(&part?, &mut bytes)?;
-                    }
-                }
-                Some(Place::Spool) => {
-                    read_spool(spool()?, begin, length, &mut bytes)?;
-                }
+        loop {
+            let (parts, releases) = {
+                let inner = self.inner.lock();
+                let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
+                let content = content.ok_or(Rule::IsADirectory)?;
+                let parts = content.cover(offset, offset.saturating_add(size.into()));
+                (parts, inner.streaming.releases)
+            };
+            let spooled = parts
+                .iter()
+                .any(|part| matches!(part.2, Some(Place::Spool)));
+            let bytes = read_parts(parts, &spool);
+            // What was stored meanwhile may be gone from the spool.
+            if !spooled || self.inner.lock().streaming.releases == releases {
+                return Ok(bytes?);
             }
         }
-        Ok(bytes)
     }
-
     /// The next data (or else hole) of a file.
     pub(in crate::filesystem) fn seek(&self, node: u64, offset: u64, data: bool) -> Answer<u64> {
         self.node(node, |node| {
@@ -66,6 +61,28 @@ impl OpenPoint {
                 .ok_or_else(|| Rule::NoSuchOffset.into())
         })?
     }
+}
+
+/// Reads these parts of a file, one after the other.
+fn read_parts<'a>(
+    parts: Vec<(u64, u64, Option<Place>)>,
+    spool: &impl Fn() -> Result<&'a fs::File>,
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for (begin, length, place) in parts {
+        match place {
+            None => bytes.resize(bytes.len() + length as usize, 0),
+            Some(Place::Source(source, at)) => {
+                for part in source.parts(at, at + length)? {
+                    source.read(&part?, &mut bytes)?;
+                }
+            }
+            Some(Place::Spool) => {
+                read_spool(spool()?, begin, length, &mut bytes)?;
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 fn read_spool(spool: &fs::File, begin: u64, length: u64, bytes: &mut Vec<u8>) -> Result<()> {

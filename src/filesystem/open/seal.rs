@@ -9,9 +9,10 @@ use super::copied::{SealAs, whole_copy_of};
 use super::gone::remove;
 use super::owners::Owners;
 use super::read::spool_is_short;
+use super::recut::Recut;
 use super::state::{Body, OpenNode};
 use super::{OpenPoint, Stage, TOP};
-use crate::backup::{Contents, Workers, tree_sink};
+use crate::backup::{Chunks, Contents, Workers, tree_sink};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::Answer;
@@ -22,15 +23,17 @@ use crate::point::{
     Attributes, Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Node, Owner,
     Point, PointRecord, Source, Tree, Trees,
 };
-use crate::repository::{Lane, Writer, encode};
-use crossbeam_channel::bounded;
+use crate::repository::{Writer, encode};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Referred bytes that are read at a time where they cannot be taken as chunks.
+/// Spooled bytes that are read at a time where they are cut between references.
 const PIECE_BYTES: u64 = 4 << 20;
+/// Threads that hash and compress what was not stored before.
+const THREADS: usize = 2;
 
 impl OpenPoint {
     /// Seals the point under this name: as `like` says if it is a whole copy, else as it was written. Returns when it
@@ -85,6 +88,7 @@ impl OpenPoint {
             }
         };
         self.settled.notify_all();
+        self.hold(&mut inner);
         drop(inner);
         gone.iter().for_each(|gone| remove(gone));
     }
@@ -119,28 +123,23 @@ impl OpenPoint {
         name: &[u8],
         copy_of: Option<&CompletePoint>,
     ) -> Result<Arc<Point>> {
+        self.streamer.settle(self.id);
         self.forget_failure();
         // Once more, whatever was wanted before: what is there costs a look at the index.
         let sources = self.inner.lock().state.sources_in_order();
         sources.iter().for_each(|source| self.bringer.want(source));
         let repository = self.repository.catalog.repository();
         let writer = Arc::new(Writer::new(repository.clone(), None)?);
-        let workers = Workers::new(2);
-        let ((tree, top), referred) = std::thread::scope(|scope| {
-            let (hold, done) = bounded(0);
-            let working = &workers;
-            scope.spawn(move || working.work(&done));
+        let ((tree, top), referred) = Workers::during(THREADS, |workers| {
             let sealing = Sealing {
                 open: self,
                 from: self.inner.lock().from.clone().map(|(from, _)| from),
                 owners: RefCell::default(),
                 contents: Contents::new(writer.clone()),
-                workers: &workers,
+                workers,
                 referred: RefCell::default(),
             };
-            let top = sealing.top();
-            drop(hold);
-            Ok::<_, Error>((top?, sealing.referred.into_inner()))
+            Ok::<_, Error>((sealing.top()?, sealing.referred.into_inner()))
         })?;
         self.bringer.finish()?;
         writer.flush()?;
@@ -350,7 +349,11 @@ impl Sealing<'_> {
         if content.size == 0 {
             return Ok(File::empty());
         }
-        if let Some(source) = content.whole_source() {
+        // A long list of chunks that were written here is not in pages yet.
+        let ready = |source: &Arc<SourceFile>| {
+            !source.written || matches!(source.file.content, Content::One(_))
+        };
+        if let Some(source) = content.whole_source().filter(ready) {
             let file = source.file.clone();
             let mut referred = self.referred.borrow_mut();
             referred
@@ -373,66 +376,74 @@ impl Sealing<'_> {
 
     /// Bytes from several places: chunks that are referred to whole stay what they are, everything else is cut anew.
     fn mixed(&self, node: u64, content: &OpenContent) -> Result<File> {
-        let mut writer = ContentWriter::default();
+        let mut list = ContentWriter::default();
+        let mut tell = |extent| list.push(extent, &mut tree_sink(&self.contents.writer));
+        let chunks = Chunks::new(&self.contents, self.workers, &mut tell);
+        let block = content.block();
+        let mut cut = Recut::new(chunks, self.contents.cutting.clone(), block);
         for (begin, length, place) in content.cover(0, content.size) {
             match place {
-                None => self.push(&mut writer, length, None)?,
-                Some(Place::Spool) => {
-                    for at in (begin..begin + length).step_by(PIECE_BYTES as usize) {
-                        let size = PIECE_BYTES.min(begin + length - at) as u32;
-                        let bytes = self.open.read(node, at, size).map_err(Error::from)?;
-                        self.cut(&mut writer, &bytes)?;
-                    }
-                }
+                None => cut.extent(Extent {
+                    length,
+                    chunk: None,
+                })?,
+                Some(Place::Spool) => self.spooled(&mut cut, node, begin..begin + length)?,
                 Some(Place::Source(source, offset)) => {
-                    self.referred(&mut writer, &source, offset, length)?;
+                    self.referred(&mut cut, block, &source, (begin, offset, length))?;
                 }
             }
         }
-        let (content, size) = writer.finish(&mut tree_sink(&self.contents.writer))?;
+        cut.end()?;
+        cut.finish()?;
+        let (content, size) = list.finish(&mut tree_sink(&self.contents.writer))?;
         Ok(File {
             size,
-            hash: None,
-            block: 0,
+            hash: self.open.known_hash(node),
+            block,
             content,
         })
     }
 
+    fn spooled(&self, cut: &mut Recut<'_>, node: u64, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let size = PIECE_BYTES.min(range.end - at) as u32;
+            let bytes = self.open.read(node, at, size).map_err(Error::from)?;
+            cut.bytes(at, &bytes)?;
+            at += u64::from(size);
+        }
+        Ok(())
+    }
+
+    /// Bytes of a source, `length` from `offset` on, which lie at `begin` of the file.
     fn referred(
         &self,
-        writer: &mut ContentWriter,
+        cut: &mut Recut<'_>,
+        block: u32,
         source: &SourceFile,
-        offset: u64,
-        length: u64,
+        (begin, offset, length): (u64, u64, u64),
     ) -> Result<()> {
+        let mut at = begin;
         for part in source.parts(offset, offset + length)? {
             let part = part?;
-            if part.chunk.is_none() || part.whole {
-                self.referred.borrow_mut().chunks.extend(part.chunk);
-                self.push(writer, part.length(), part.chunk)?;
-                continue;
+            let (length, chunk) = (part.length(), part.chunk);
+            if chunk.is_none() || part.whole && !(cut.is_open() && self.is_short(length, block)) {
+                self.referred.borrow_mut().chunks.extend(chunk);
+                cut.extent(Extent { length, chunk })?;
+            } else {
+                let mut bytes = Vec::new();
+                source.read(&part, &mut bytes)?;
+                cut.bytes(at, &bytes)?;
             }
-            let mut bytes = Vec::new();
-            source.read(&part, &mut bytes)?;
-            self.cut(writer, &bytes)?;
+            at += length;
         }
         Ok(())
     }
 
-    fn push(&self, writer: &mut ContentWriter, length: u64, chunk: Option<ChunkId>) -> Result<()> {
-        let extent = Extent { length, chunk };
-        writer.push(extent, &mut tree_sink(&self.contents.writer))
-    }
-
-    fn cut(&self, writer: &mut ContentWriter, mut bytes: &[u8]) -> Result<()> {
-        while let Some(length) = self.contents.cutting.cut(bytes, true) {
-            let (chunk, rest) = bytes.split_at(length);
-            let id = ChunkId::of(chunk);
-            self.contents.writer.put(Lane::Alone, id, chunk)?;
-            self.push(writer, length as u64, Some(id))?;
-            bytes = rest;
-        }
-        Ok(())
+    /// Whether a chunk is shorter than cutting makes them: it was cut off, and what changes beside it may heal that.
+    fn is_short(&self, length: u64, block: u32) -> bool {
+        let min = self.contents.writer.repository().settings().cut.min;
+        length < u64::from(if block == 0 { min } else { block })
     }
 }
 

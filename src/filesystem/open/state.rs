@@ -3,8 +3,8 @@
 use super::change::{Change, Facts, Made, TOP};
 use super::content::{OpenContent, Place, Segment, SourceFile};
 use crate::id::ObjectId;
-use crate::point::{Owner, Tree, Trees};
-use std::collections::{BTreeMap, HashMap};
+use crate::point::{File, Owner, Tree, Trees};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A name in a directory.
@@ -116,7 +116,18 @@ pub(in crate::filesystem) struct State {
     pub from: Option<(ObjectId, ObjectId, u64)>,
     /// What it was about to become when the journal ended.
     pub sealing: Option<[u8; 32]>,
+    /// Its repository.
+    pub repository: ObjectId,
+    /// Bytes in the spool.
+    pub spooled: u64,
+    /// The nodes that have bytes there.
+    pub written: BTreeSet<u64>,
+    /// Stretches that were stored and referred to so far.
+    pub stored: u64,
 }
+
+/// The numbers of stored stretches begin here, those of sources at 0.
+const STORED: u64 = 1 << 63;
 
 impl State {
     /// Applies a change. What contradicts the state is passed over: only a damaged journal can hold such a change.
@@ -124,7 +135,10 @@ impl State {
         self.sealing = None;
         match change {
             Change::Sealing { record } => self.sealing = Some(record),
-            Change::Begin { facts, .. } => {
+            Change::Begin {
+                repository, facts, ..
+            } => {
+                self.repository = repository;
                 let body = Body::Directory {
                     names: BTreeMap::new(),
                     twin: None,
@@ -199,6 +213,7 @@ impl State {
                     repository,
                     trees: find(repository),
                     file,
+                    written: false,
                 };
                 self.sources.insert(number, Arc::new(source));
             }
@@ -221,7 +236,44 @@ impl State {
                     });
                 });
             }
+            Change::Stored { node, begin, file } => self.store(node, begin, file, find),
         }
+    }
+
+    /// Bytes of the spool are referred to from now on, as the chunks that they have become.
+    fn store(&mut self, node: u64, begin: u64, file: File, find: FindTrees<'_>) {
+        let source = SourceFile {
+            number: STORED + self.stored,
+            repository: self.repository,
+            trees: find(self.repository),
+            file,
+            written: true,
+        };
+        self.stored += 1;
+        self.with_content(node, |content, _| {
+            content.stored(Segment {
+                begin,
+                length: source.file.size,
+                place: Place::Source(Arc::new(source), 0),
+            });
+        });
+    }
+
+    /// The hash of a file's first bytes is known: that of the file, if they are all of it.
+    pub fn hashed(&mut self, node: u64, upto: u64, hasher: &blake3::Hasher) {
+        self.with_content(node, |content, hash| {
+            if content.size == upto {
+                *hash = Some(*hasher.finalize().as_bytes());
+            }
+        });
+    }
+
+    /// Nobody will read this node any more: what it has in the spool is given up.
+    pub fn give_up(&mut self, node: u64) {
+        self.with_content(node, |content, _| {
+            content.segments.clear();
+            content.spooled = 0;
+        });
     }
 
     fn body(&self, made: Made) -> Body {
@@ -276,14 +328,30 @@ impl State {
     }
 
     fn content(&mut self, node: u64, change: impl FnOnce(&mut OpenContent)) {
-        if let Some(OpenNode {
-            body: Body::File { content, hash },
-            ..
-        }) = self.nodes.get_mut(&node)
-        {
+        self.with_content(node, |content, hash| {
             change(content);
             *hash = None;
-        }
+        });
+    }
+
+    fn with_content(
+        &mut self,
+        number: u64,
+        change: impl FnOnce(&mut OpenContent, &mut Option<[u8; 32]>),
+    ) {
+        let Some(node) = self.nodes.get_mut(&number) else {
+            return;
+        };
+        let Body::File { content, hash } = &mut node.body else {
+            return;
+        };
+        self.spooled -= content.spooled;
+        change(content, hash);
+        self.spooled += content.spooled;
+        match content.spooled {
+            0 => self.written.remove(&number),
+            _ => self.written.insert(number),
+        };
     }
 
     fn set_xattr(&mut self, node: u64, name: Vec<u8>, value: Option<Vec<u8>>) {

@@ -1,7 +1,9 @@
-//! Changes of content by bytes, which lie in one spool file for each node.
+//! Changes of content by bytes, which lie in one spool file for each node until they are stored.
 
 use super::change::{Change, Facts};
 use super::content::{OpenContent, Place, Segment};
+use super::spool::has_space;
+use super::spool_is_short;
 use super::state::{Body, OpenNode};
 use super::{Inner, OpenPoint, Stage};
 use crate::error::{Error, Kind, Result};
@@ -10,6 +12,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+
+/// Bytes of the disk that no spooled byte takes: without them the journal could not tell of what is stored, and nothing
+/// would ever be released.
+const JOURNAL_BYTES: u64 = 4 << 20;
+/// Bytes of a file that are hashed at a time.
+const HASHED_BYTES: u64 = 1 << 20;
 
 impl OpenPoint {
     /// Cuts or extends a file, and sets what `set` sets with that.
@@ -58,22 +66,28 @@ impl OpenPoint {
     }
 
     /// Cuts off what was spooled before the daemon ended and is not in the journal: there the file has a hole, if
-    /// it grows again.
+    /// it grows again. What was stored then is released now.
     pub(super) fn trim_spools(&self) -> Result<()> {
-        let inner = self.inner.lock();
+        let inner = &mut *self.inner.lock();
+        let mut gone = Vec::new();
         for (number, node) in &inner.state.nodes {
             let Some(content) = node.content() else {
                 continue;
             };
-            if node.places.is_empty() {
+            if node.places.is_empty() || content.spooled == 0 {
                 // Whoever had it open is gone.
                 let _ = fs::remove_file(self.spool_path(*number));
+                gone.extend(node.places.is_empty().then_some(*number));
                 continue;
             }
             let mut segments = content.segments.iter().rev();
             let last = segments.find(|segment| matches!(segment.place, Place::Spool));
-            self.cut_spool(*number, last.map_or(0, Segment::end))?;
+            let end = last.map_or(0, Segment::end);
+            self.cut_spool(*number, end)?;
+            self.release_range(inner, *number, &(0..end))?;
         }
+        gone.iter().for_each(|node| inner.state.give_up(*node));
+        self.hold(inner);
         Ok(())
     }
 
@@ -122,12 +136,19 @@ impl OpenPoint {
             let message = "a file cannot be larger than 8 EiB";
             return Err(Error::new(Kind::TooBig, message).into());
         }
+        // Without the lock: this waits while the spool is full.
+        let _room = self.spool.reserve(length)?;
+        let range = begin..begin + length;
+        {
+            let mut inner = self.inner.lock();
+            Self::require_open(&inner)?;
+            inner.streaming.begin_writing(node, range.clone());
+        }
         // The bytes first: what the journal tells of is there.
-        spool
-            .write_all_at(data, offset)
-            .map_err(|error| Error::io("spooling", error))?;
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
+        let spooled = self.write_spool(spool, offset, data);
+        let inner = &mut *self.inner.lock();
+        inner.streaming.end_writing(node, &range);
+        spooled?;
         Self::require_open(inner)?;
         let written = Change::Written {
             node,
@@ -137,7 +158,33 @@ impl OpenPoint {
         self.change(inner, written)?;
         self.touch(inner, node, set)?;
         self.unmatch(inner, node);
+        if inner.streaming.asks(length, self.spool.bound()) {
+            self.streamer.look(self.id);
+        }
         Ok(())
+    }
+
+    /// Writes into a spool file. While the disk is full it waits for what is stored to be released.
+    fn write_spool(&self, spool: &fs::File, offset: u64, data: &[u8]) -> Result<()> {
+        loop {
+            let full = match has_space(spool, data.len() as u64 + JOURNAL_BYTES) {
+                false => Error::new(Kind::Full, "no space is left"),
+                true => match spool.write_all_at(data, offset) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => Error::io("spooling", error),
+                },
+            };
+            if !matches!(full.kind(), Kind::Full | Kind::Quota) {
+                return Err(full);
+            }
+            if !self.spool.make_room() {
+                let message = format!(
+                    "the disk of {} is full, and what lies there cannot be stored yet; make room on it",
+                    self.directory.display()
+                );
+                return Err(Error::new(Kind::Full, message).caused_by(full));
+            }
+        }
     }
 
     /// Bytes that were just written are compared when the file is closed.
@@ -157,17 +204,13 @@ impl OpenPoint {
             let Some(content) = inner.state.nodes.get(&node).and_then(OpenNode::content) else {
                 return;
             };
-            let spooled = content
-                .segments
-                .iter()
-                .all(|segment| matches!(segment.place, Place::Spool));
-            if !spooled || content.size == 0 {
+            if !was_written(content) || content.size == 0 {
                 return;
             }
             (content.size, content.changes)
         };
         // A temporary name has no twin yet, but its final name will: the content is hashed all the same.
-        let hash = spool.and_then(|spool| hash_of(spool, size).ok());
+        let hash = self.hash_of(node, size, spool).ok();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if let Some(OpenNode {
@@ -185,27 +228,52 @@ impl OpenPoint {
     }
 }
 
-/// Whether anything of a file was written as bytes.
-pub(super) fn is_spooled(content: &OpenContent) -> bool {
-    let mut segments = content.segments.iter();
-    segments.any(|segment| matches!(segment.place, Place::Spool))
+impl OpenPoint {
+    /// BLAKE3 of a file, whose first bytes may have been hashed when they were stored.
+    fn hash_of(&self, node: u64, size: u64, spool: Option<&fs::File>) -> Answer<[u8; 32]> {
+        let begun = self.inner.lock().streaming.hash(node);
+        let (mut at, mut hasher) = begun.unwrap_or_default();
+        while at < size {
+            let want = HASHED_BYTES.min(size - at) as u32;
+            let bytes = match spool {
+                Some(spool) => self.read_with(node, at, want, || Ok(spool)),
+                None => self.read(node, at, want),
+            }?;
+            if bytes.is_empty() {
+                return Err(spool_is_short().into());
+            }
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// BLAKE3 of a file that is not written any more, if it is known or can be known without reading what is stored.
+    pub(super) fn known_hash(&self, node: u64) -> Option<[u8; 32]> {
+        let size = {
+            let inner = self.inner.lock();
+            let Body::File { content, hash } = &inner.state.nodes.get(&node)?.body else {
+                return None;
+            };
+            if hash.is_some() {
+                return *hash;
+            }
+            inner.streaming.hash(node)?;
+            content.size
+        };
+        self.hash_of(node, size, None).ok()
+    }
 }
 
-/// BLAKE3 of a spooled file; holes read as zeros.
-fn hash_of(spool: &fs::File, size: u64) -> std::io::Result<[u8; 32]> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < size {
-        let want = buffer.len().min((size - at) as usize);
-        let count = spool.read_at(&mut buffer[..want], at)?;
-        if count == 0 {
-            // Behind the spooled bytes the file is a hole.
-            buffer[..want].fill(0);
-        }
-        let count = if count == 0 { want } else { count };
-        hasher.update(&buffer[..count]);
-        at += count as u64;
-    }
-    Ok(*hasher.finalize().as_bytes())
+/// Whether all of a file was written as bytes, stored since or not.
+fn was_written(content: &OpenContent) -> bool {
+    content.segments.iter().all(|segment| match &segment.place {
+        Place::Spool => true,
+        Place::Source(source, _) => source.written,
+    })
+}
+
+/// Whether anything of a file was written as bytes, stored since or not.
+pub(super) fn is_written(content: &OpenContent) -> bool {
+    !content.segments.is_empty() && was_written(content)
 }
