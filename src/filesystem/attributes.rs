@@ -26,11 +26,17 @@ pub struct Attributes {
     /// 512-byte blocks. For files without holes exactly `size / 512` rounded up: with fewer, `cp` looks for holes
     /// and copies bytes instead of asking for a server-side copy.
     pub blocks: u64,
-    /// Time of the last change of content; also told as access and change time.
+    /// Time of the last change of content.
     pub mtime: Time,
+    /// Time of the last change of anything: known in open points only, elsewhere that of content.
+    pub ctime: Time,
+    /// Time of the last access, which reading does not change: in open points what it was set to, elsewhere the time
+    /// of the last change.
+    pub atime: Time,
     /// File type and permission bits.
     pub mode: u32,
-    /// Hard links; 1 for directories, which tells `find` not to guess from it.
+    /// Hard links. For directories of open points 2 and one for each directory in them; 1 for others, which tells
+    /// `find` not to guess from it.
     pub links: u32,
     /// Owner.
     pub uid: u32,
@@ -55,6 +61,8 @@ impl Attributes {
             size: 0,
             blocks: 0,
             mtime,
+            ctime: mtime,
+            atime: mtime,
             mode,
             links: 1,
             uid: owner.0,
@@ -118,7 +126,7 @@ impl Attributes {
             Body::Directory { .. } => (0, 0, 0),
         };
         let links = match &node.body {
-            Body::Directory { .. } => 1,
+            Body::Directory { subdirectories, .. } => subdirectories.saturating_add(2),
             _ => node.places.len() as u32,
         };
         Self {
@@ -126,6 +134,8 @@ impl Attributes {
             blocks,
             links,
             device,
+            ctime: node.ctime,
+            atime: node.atime,
             ..Self::made_up(
                 ino,
                 node.type_bits() | facts.mode & 0o7777,

@@ -6,7 +6,7 @@ use super::directory::latest_node;
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What};
 use super::latest::{LATEST, is_latest};
-use super::open::{Facts, Made, OpenPoint, SealAs, TOP};
+use super::open::{CAPABILITY, Facts, Made, OpenPoint, SealAs, TOP};
 use super::read::{FileHandle, OpenedContent, read_only};
 use super::repositories::MountedRepository;
 use super::xattrs::RESERVED;
@@ -23,6 +23,7 @@ const COPY_BYTES_MAX: u64 = 64 << 20;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const RENAME_NOREPLACE: u32 = 1;
+const RENAME_EXCHANGE: u32 = 2;
 const FIXED_OWNER: &str =
     "owner and mode of a repository's directory are settings that were chosen when it was made";
 
@@ -40,14 +41,21 @@ pub struct Caller {
 /// Mode bits of something new.
 #[derive(Clone, Copy, Debug)]
 pub struct Mode {
-    /// File type and permission bits; the kernel has applied the umask already.
+    /// File type and permission bits, as the caller asked for them.
     pub mode: u32,
-    /// The caller's umask.
+    /// The caller's umask. A default ACL of the directory takes its place.
     pub umask: u32,
 }
 
+impl Mode {
+    /// Permission bits where no default ACL is.
+    pub(super) fn permissions(self) -> u32 {
+        self.mode & 0o7777 & !(self.umask & 0o777)
+    }
+}
+
 /// What setattr changes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -59,6 +67,8 @@ pub struct Changes {
     pub size: Option<u64>,
     /// Time of the last change; an inner none stands for now.
     pub mtime: Option<Option<Time>>,
+    /// Time of the last access; an inner none stands for now.
+    pub atime: Option<Option<Time>>,
 }
 
 impl Changes {
@@ -123,7 +133,12 @@ impl FileSystem {
     }
 
     /// Passes an answer of an open point on, with its refusal noted and the point sealed if that made it whole.
-    fn after<T>(&self, open: &Arc<OpenPoint>, node: &Node, answer: Answer<T>) -> Answer<T> {
+    pub(super) fn after<T>(
+        &self,
+        open: &Arc<OpenPoint>,
+        node: &Node,
+        answer: Answer<T>,
+    ) -> Answer<T> {
         match answer {
             Ok(value) => {
                 self.seal_if_whole(open);
@@ -169,12 +184,12 @@ impl FileSystem {
     fn new_facts(&self, place: &Place, mode: Mode, caller: Caller) -> Answer<(Facts, Xattrs)> {
         let directory = mode.mode & libc::S_IFMT == libc::S_IFDIR;
         let (parent, default) = place.open.node(place.node, |node| {
-            let xattrs = &node.xattrs;
-            let default = xattrs.iter().find(|(name, _)| name == acl::DEFAULT);
-            (node.facts, default.map(|(_, value)| value.clone()))
+            (node.facts, node.xattr(acl::DEFAULT).cloned())
         })?;
+        // Symbolic links have no permissions to inherit.
+        let default = default.filter(|_| mode.mode & libc::S_IFMT != libc::S_IFLNK);
         let mut facts = Facts {
-            mode: mode.mode & 0o7777,
+            mode: mode.permissions(),
             uid: caller.uid,
             gid: caller.gid,
             mtime: self.options.clock.now(),
@@ -187,7 +202,8 @@ impl FileSystem {
         }
         let mut xattrs = Vec::new();
         if let Some(default) = default
-            && let Some((mode, access)) = acl::inherited(&default, facts.mode)
+            && let asked = mode.mode & 0o777 | facts.mode & 0o7000
+            && let Some((mode, access)) = acl::inherited(&default, asked)
         {
             facts.mode = mode;
             xattrs.extend(access.map(|access| (acl::ACCESS.to_vec(), access)));
@@ -349,6 +365,7 @@ impl FileSystem {
             }
             _ => return Err(Rule::AcrossRepositories.into()),
         };
+        self.touch_directory(&place)?;
         let (_, attributes) = self.known(&place.directory, &place.open, number)?;
         let kept = SOON;
         Ok(Answered::Found { attributes, kept })
@@ -380,7 +397,7 @@ impl FileSystem {
     }
 
     /// What writing brings with it: the time, and by others than root the loss of set-id bits.
-    fn written(&self, caller: Caller) -> impl Fn(&mut Facts) {
+    pub(super) fn written(&self, caller: Caller) -> impl Fn(&mut Facts) {
         let now = self.options.clock.now();
         move |facts| {
             facts.mtime = now;
@@ -480,17 +497,19 @@ impl FileSystem {
         }
         let now = self.options.clock.now();
         let directory = open.node(node, |node| node.names().is_some())?;
-        let asked = changes.mode.is_some()
-            || changes.uid.is_some()
-            || changes.gid.is_some()
-            || changes.mtime.is_some();
-        if asked {
+        // Nothing at all is a chown to the same owner; that takes the set-id bits like any other, but from a sealed copy,
+        // which keeps what its source has.
+        let owned = changes.uid.is_some() || changes.gid.is_some();
+        let owned = owned || *changes == Changes::default();
+        let privileged = owned && !directory && open.is_open();
+        if *changes != sized(changes.size) || owned {
             open.set_facts(node, |facts| {
                 let owner = (
                     changes.uid.unwrap_or(facts.uid),
                     changes.gid.unwrap_or(facts.gid),
                 );
-                if owner != (facts.uid, facts.gid) && !directory && changes.mode.is_none() {
+                let changed = owner != (facts.uid, facts.gid) && !directory;
+                if (changed || privileged) && changes.mode.is_none() {
                     facts.mode = without_set_id(facts.mode);
                 }
                 (facts.uid, facts.gid) = owner;
@@ -502,6 +521,12 @@ impl FileSystem {
                 }
             })?;
         }
+        if privileged && open.node(node, |node| node.xattr(CAPABILITY).is_some())? {
+            open.set_xattr(node, CAPABILITY, None)?;
+        }
+        if let Some(atime) = changes.atime {
+            open.set_atime(node, atime.unwrap_or(now));
+        }
         match changes.mode {
             Some(mode) => self.keep_acl_in_step(open, node, mode),
             None => Ok(()),
@@ -509,10 +534,7 @@ impl FileSystem {
     }
 
     fn keep_acl_in_step(&self, open: &OpenPoint, node: u64, mode: u32) -> Answer<()> {
-        let known = open.node(node, |node| {
-            let found = node.xattrs.iter().find(|(name, _)| name == acl::ACCESS);
-            found.map(|(_, value)| value.clone())
-        })?;
+        let known = open.node(node, |node| node.xattr(acl::ACCESS).cloned())?;
         let Some(known) = known else { return Ok(()) };
         match acl::changed(&known, mode) {
             Some(changed) if changed != known => open.set_xattr(node, acl::ACCESS, Some(&changed)),
@@ -673,11 +695,15 @@ impl FileSystem {
         flags: u32,
         _: Caller,
     ) -> Answer<()> {
-        if flags & !RENAME_NOREPLACE != 0 {
-            let message = "exchanging names is not possible here; rename one after the other";
+        let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
+        let exchange = flags & RENAME_EXCHANGE != 0;
+        if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0
+            || exchange && !matches!(from.what, What::Open(..))
+        {
+            let message =
+                "exchanging names is possible in open points only; rename one after the other";
             return Err(Error::new(Kind::Invalid, message).into());
         }
-        let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
         if let (What::Backup(repository, backup), What::Backup(other, new_backup)) =
             (&from.what, &to.what)
         {
@@ -705,9 +731,11 @@ impl FileSystem {
             _ => return Err(Rule::AcrossRepositories.into()),
         };
         let keep = flags & RENAME_NOREPLACE != 0;
-        let renamed = from
-            .open
-            .rename((from.node, name), (to.node, new_name), keep);
+        let (one, two) = ((from.node, name), (to.node, new_name));
+        let renamed = match exchange {
+            true => from.open.exchange(one, two),
+            false => from.open.rename(one, two, keep),
+        };
         self.after(&from.open, &from.directory, renamed)?;
         self.touch_directory(&from)?;
         self.touch_directory(&to)
@@ -771,6 +799,14 @@ fn set_access(open: &OpenPoint, node: u64, value: &[u8]) -> Answer<()> {
     let stored = (!minimal).then_some(value);
     open.set_facts(node, |facts| facts.mode = facts.mode & !0o777 | bits)?;
     open.set_xattr(node, acl::ACCESS, stored)
+}
+
+/// A change of the size alone.
+fn sized(size: Option<u64>) -> Changes {
+    Changes {
+        size,
+        ..Changes::default()
+    }
 }
 
 /// The group's set-id bit without the group's execute bit asks for mandatory locking and stays.

@@ -112,4 +112,17 @@ pub(in crate::filesystem) enum Change {
         /// What tells that record from others.
         record: [u8; 32],
     },
+    /// Two names change places.
+    Exchange {
+        parent: u64,
+        name: Vec<u8>,
+        new_parent: u64,
+        new_name: Vec<u8>,
+    },
+    /// Bytes become a hole; the size stays.
+    Hole {
+        node: u64,
+        begin: u64,
+        length: u64,
+    },
 }

@@ -223,6 +223,21 @@ impl OpenContent {
         self.size = size;
     }
 
+    /// Makes a hole; the size stays.
+    pub fn punch(&mut self, begin: u64, end: u64) {
+        self.changes += 1;
+        let first = self.segments.partition_point(|old| old.end() <= begin);
+        let behind = self.segments.partition_point(|old| old.begin < end);
+        if first >= behind {
+            return;
+        }
+        let (left, right) = (&self.segments[first], &self.segments[behind - 1]);
+        let left = (left.begin < begin).then(|| left.part(left.begin, begin));
+        let right = (right.end() > end).then(|| right.part(end, right.end()));
+        self.segments
+            .splice(first..behind, left.into_iter().chain(right));
+    }
+
     /// Bytes that are not holes.
     pub fn data_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.length).sum()
@@ -321,6 +336,7 @@ mod tests {
         Spool(u64, u64),
         Source(u64, u64, u64, u64),
         Resize(u64),
+        Punch(u64, u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -330,6 +346,7 @@ mod tests {
                 |(begin, length, number, offset)| Step::Source(begin, length, number, offset)
             ),
             (0..260u64).prop_map(Step::Resize),
+            (0..220u64, 1..60u64).prop_map(|(begin, length)| Step::Punch(begin, begin + length)),
         ]
     }
 
@@ -346,6 +363,12 @@ mod tests {
                     Step::Resize(size) => {
                         content.resize(size);
                         bytes.resize(size as usize, None);
+                        continue;
+                    }
+                    Step::Punch(begin, end) => {
+                        content.punch(begin, end);
+                        let inside = (begin as usize).min(bytes.len())..(end as usize).min(bytes.len());
+                        bytes[inside].fill(None);
                         continue;
                     }
                     Step::Spool(begin, length) => (begin, length, 2, begin),

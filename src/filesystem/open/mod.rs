@@ -18,12 +18,14 @@ mod list;
 mod matching;
 mod names;
 mod owners;
+mod punch;
 mod read;
 mod refer;
 mod seal;
 mod state;
 mod write;
 
+pub(super) use attributes::CAPABILITY;
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
 pub(super) use gone::{is_gone, remove};
@@ -31,7 +33,7 @@ pub use list::{OpenPointFacts, open_points};
 pub(super) use read::spool_is_short;
 pub(super) use state::{Body, OpenNode, State};
 
-use super::errno::{Answer, Failure, Rule};
+use super::errno::{Answer, Rule};
 use super::inode::number;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::clock::Time;
@@ -132,6 +134,11 @@ impl OpenPoint {
         self.inner.lock().state.name.clone()
     }
 
+    /// Whether it may change.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.inner.lock().stage, Stage::Open)
+    }
+
     /// The complete point that it has become.
     pub(super) fn sealed(&self) -> Option<Arc<CompletePoint>> {
         match &self.inner.lock().stage {
@@ -184,6 +191,7 @@ impl OpenPoint {
     fn change(&self, inner: &mut Inner, change: Change) -> Answer<()> {
         self.tell_failure(inner)?;
         inner.journal.append(&change)?;
+        inner.state.now = self.repository.catalog.repository().now();
         inner.state.apply(change, &find_trees(&self.repositories));
         Ok(())
     }
@@ -260,13 +268,4 @@ impl OpenPoint {
 fn entry_at(point: &CompletePoint, path: &[Vec<u8>]) -> Option<Arc<Entry>> {
     let top = Arc::new(point.point.record.top());
     point.trees().resolve(&top, &path.join(&b'/')).ok()?
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Engine(error) => error,
-            other => Error::new(Kind::Failed, format!("{other:?}")),
-        }
-    }
 }
