@@ -17,6 +17,7 @@ use crate::id::ObjectId;
 use crate::point::BackupRecord;
 use crate::source::XATTRS_BYTES_MAX;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
 const COPY_BYTES_MAX: u64 = 64 << 20;
@@ -72,6 +73,12 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// What the kernel sends for a chown that names nobody, and before a write by others than root to a file with
+    /// set-id bits: without asking whether the caller may.
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Permission bits, owner and group after the change.
     fn owned(&self, (mode, uid, gid): (u32, u32, u32)) -> (u32, u32, u32) {
         (
@@ -402,7 +409,7 @@ impl FileSystem {
         move |facts| {
             facts.mtime = now;
             if caller.uid != 0 {
-                facts.mode = without_set_id(facts.mode);
+                facts.mode = without_set_id(facts, caller);
             }
         }
     }
@@ -476,7 +483,12 @@ impl FileSystem {
             }
             _ => return Err(self.refused(ino)),
         }
-        self.stat(ino)
+        let mut attributes = self.stat(ino)?;
+        if changes.is_nothing() {
+            // Before a write that takes set-id bits; what is told now would outlive it in the kernel.
+            attributes.kept = Duration::ZERO;
+        }
+        Ok(attributes)
     }
 
     fn set_open(
@@ -496,11 +508,12 @@ impl FileSystem {
             })?;
         }
         let now = self.options.clock.now();
-        let directory = open.node(node, |node| node.names().is_some())?;
-        // Nothing at all is a chown to the same owner; that takes the set-id bits like any other, but from a sealed copy,
-        // which keeps what its source has.
-        let owned = changes.uid.is_some() || changes.gid.is_some();
-        let owned = owned || *changes == Changes::default();
+        let (directory, facts) = open.node(node, |node| (node.names().is_some(), node.facts))?;
+        // A chown takes set-id bits and capabilities, also one to nobody else, but not from a sealed copy, which keeps
+        // what its source has.
+        let owned = changes.is_nothing() && may_change(&facts, caller)
+            || changes.uid.is_some()
+            || changes.gid.is_some();
         let privileged = owned && !directory && open.is_open();
         if *changes != sized(changes.size) || owned {
             open.set_facts(node, |facts| {
@@ -510,7 +523,7 @@ impl FileSystem {
                 );
                 let changed = owner != (facts.uid, facts.gid) && !directory;
                 if (changed || privileged) && changes.mode.is_none() {
-                    facts.mode = without_set_id(facts.mode);
+                    facts.mode = without_set_id(facts, caller);
                 }
                 (facts.uid, facts.gid) = owner;
                 if let Some(mode) = changes.mode {
@@ -642,7 +655,7 @@ impl FileSystem {
         })?;
         let acl = name == acl::ACCESS || name == acl::DEFAULT;
         match (there, acl) {
-            (false, true) => Ok(()),
+            (false, true) => open.set_facts(*number, |_| ()),
             (false, false) => Err(Rule::NoAttribute.into()),
             (true, _) => {
                 let removed = open.set_xattr(*number, name, None);
@@ -801,6 +814,10 @@ fn set_access(open: &OpenPoint, node: u64, value: &[u8]) -> Answer<()> {
     open.set_xattr(node, acl::ACCESS, stored)
 }
 
+fn may_change(facts: &Facts, caller: Caller) -> bool {
+    caller.uid == 0 || caller.uid == facts.uid
+}
+
 /// A change of the size alone.
 fn sized(size: Option<u64>) -> Changes {
     Changes {
@@ -809,12 +826,13 @@ fn sized(size: Option<u64>) -> Changes {
     }
 }
 
-/// The group's set-id bit without the group's execute bit asks for mandatory locking and stays.
-fn without_set_id(mode: u32) -> u32 {
-    let group = if mode & libc::S_IXGRP != 0 {
-        libc::S_ISGID
-    } else {
-        0
+/// The mode after a change by this caller. The group's set-id bit without the group's execute bit asks for mandatory
+/// locking: root and the group may leave it. Of the caller's groups the kernel tells one.
+fn without_set_id(facts: &Facts, caller: Caller) -> u32 {
+    let trusted = caller.uid == 0 || caller.gid == facts.gid;
+    let group = match trusted && facts.mode & libc::S_IXGRP == 0 {
+        true => 0,
+        false => libc::S_ISGID,
     };
-    mode & !(libc::S_ISUID | group)
+    facts.mode & !(libc::S_ISUID | group)
 }
