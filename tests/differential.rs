@@ -22,7 +22,10 @@ fn shorten(text: &str) -> String {
 }
 
 fn tell(seed: u64, done: &[Step]) -> String {
-    let last = done.iter().enumerate().skip(done.len().saturating_sub(TOLD));
+    let last = done
+        .iter()
+        .enumerate()
+        .skip(done.len().saturating_sub(TOLD));
     let last: Vec<String> = last
         .map(|(number, step)| shorten(&format!("{number}: {step:?}")))
         .collect();
@@ -57,12 +60,19 @@ fn compare(seed: u64, steps: usize) {
         done.push(step);
         if one != two {
             let (one, two) = (shorten(&format!("{one:?}")), shorten(&format!("{two:?}")));
-            panic!("{}\ntmpfs:      {one}\nopen point: {two}", tell(seed, &done));
+            panic!(
+                "{}\ntmpfs:      {one}\nopen point: {two}",
+                tell(seed, &done)
+            );
         }
     }
     sides.iter_mut().for_each(Side::close_all);
     let [one, two] = tops.each_ref().map(|top| tree(top, true));
     assert_same_trees(&tell(seed, &done), &one, &two);
+    let state = mount.unmount();
+    let mount = Mount::with_state(vec![("primary", catalog(&bench))], state);
+    let point = mount.path().join("primary/host/x.partial");
+    assert_same_trees("open again", &one, &tree(&point.join("top"), true));
     // Complete points do not count the directories in a directory.
     let open = tree(&point, false);
     let sealed = point.with_file_name("x");

@@ -3,9 +3,11 @@
 mod backup;
 mod bad_input;
 mod broken_copies;
+mod calls;
 mod catalog;
 mod cli;
 mod clones;
+mod conformance;
 mod copy;
 mod copy_costs;
 mod crash;
@@ -14,6 +16,7 @@ mod damage;
 mod damaged_mount;
 mod deep;
 mod demo;
+mod differential;
 mod endpoints;
 mod engine;
 mod filesystem;
@@ -46,6 +49,7 @@ mod sites;
 mod stores;
 mod together;
 mod trust;
+mod workloads;
 mod writers;
 mod wrong_files;
 

@@ -3,7 +3,7 @@
 use super::control::ControlFile;
 use super::holes::Holes;
 use super::inode::{Node, What};
-use super::open::{Body, OpenNode};
+use super::open::{Body, OpenNode, TOP};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{FileSystem, Options};
 use crate::clock::Time;
@@ -114,7 +114,7 @@ impl Attributes {
         ))
     }
 
-    fn of_open(ino: u64, node: &OpenNode) -> Self {
+    fn of_open(ino: u64, node: &OpenNode, top: bool) -> Self {
         let facts = node.facts;
         let (size, blocks, device) = match &node.body {
             Body::File { content, .. } => {
@@ -126,6 +126,8 @@ impl Attributes {
             Body::Directory { .. } => (0, 0, 0),
         };
         let links = match &node.body {
+            // Removed, and still open.
+            Body::Directory { .. } if !top && node.places.is_empty() => 0,
             Body::Directory { subdirectories, .. } => subdirectories.saturating_add(2),
             _ => node.places.len() as u32,
         };
@@ -201,7 +203,9 @@ impl FileSystem {
             }
             What::Complete(point, entry) => self.attributes_of(ino, point, entry),
             What::Open(open, number) => open
-                .node(*number, |node| Attributes::of_open(ino, node))
+                .node(*number, |node| {
+                    Attributes::of_open(ino, node, *number == TOP)
+                })
                 .ok()?,
         })
     }

@@ -515,7 +515,7 @@ impl FileSystem {
             || changes.uid.is_some()
             || changes.gid.is_some();
         let privileged = owned && !directory && open.is_open();
-        if *changes != sized(changes.size) || owned {
+        if owned || changes.mode.is_some() || changes.mtime.is_some() || changes.atime.is_some() {
             open.set_facts(node, |facts| {
                 let owner = (
                     changes.uid.unwrap_or(facts.uid),
@@ -586,7 +586,7 @@ impl FileSystem {
             _ => {}
         }
         let set = if name == acl::ACCESS {
-            set_access(open, *number, value)
+            set_access(open, *number, value, caller)
         } else {
             open.set_xattr(*number, name, Some(value))
         };
@@ -804,26 +804,24 @@ fn set_backup(repository: &MountedRepository, id: ObjectId, changes: &Changes) -
 }
 
 /// An access ACL that says no more than a mode is stored as one.
-fn set_access(open: &OpenPoint, node: u64, value: &[u8]) -> Answer<()> {
+fn set_access(open: &OpenPoint, node: u64, value: &[u8], caller: Caller) -> Answer<()> {
     let Some((bits, minimal)) = acl::permissions(value) else {
         let message = "this is not a POSIX ACL";
         return Err(Error::new(Kind::Invalid, message).into());
     };
     let stored = (!minimal).then_some(value);
-    open.set_facts(node, |facts| facts.mode = facts.mode & !0o777 | bits)?;
+    open.set_facts(node, |facts| {
+        facts.mode = facts.mode & !0o777 | bits;
+        // As with chmod: who is not in the group gives nobody its rights.
+        if caller.uid != 0 && caller.gid != facts.gid {
+            facts.mode &= !libc::S_ISGID;
+        }
+    })?;
     open.set_xattr(node, acl::ACCESS, stored)
 }
 
 fn may_change(facts: &Facts, caller: Caller) -> bool {
     caller.uid == 0 || caller.uid == facts.uid
-}
-
-/// A change of the size alone.
-fn sized(size: Option<u64>) -> Changes {
-    Changes {
-        size,
-        ..Changes::default()
-    }
 }
 
 /// The mode after a change by this caller. The group's set-id bit without the group's execute bit asks for mandatory
