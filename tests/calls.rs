@@ -61,6 +61,12 @@ pub enum Call {
     HandleMode(usize, u32),
     HandleStat(usize),
     Copy(usize, u64, usize, u64, usize),
+    /// The next data (or else hole).
+    Seek(usize, u64, bool),
+    /// flock(2) with these flags.
+    Lock(usize, i32),
+    /// A lock of this kind on a range, of the open file (not of the process).
+    LockRange(usize, libc::c_int, u64, u64),
     Sync(usize),
 }
 
@@ -301,8 +307,18 @@ fn call(random: &mut Random) -> Call {
             let length = random.below(100_000) as usize;
             Call::Copy(source, offset(random), handle, offset(random), length)
         }
-        _ => match random.below(8) {
+        _ => match random.below(12) {
             0 => Call::Sync(handle),
+            1..=4 => Call::Seek(handle, offset(random), random.below(2) == 0),
+            5 | 6 => {
+                const HOW: [i32; 3] = [libc::LOCK_SH, libc::LOCK_EX, libc::LOCK_UN];
+                Call::Lock(handle, HOW[random.below(3) as usize])
+            }
+            7 | 8 => {
+                const KINDS: [i32; 3] = [libc::F_RDLCK, libc::F_WRLCK, libc::F_UNLCK];
+                let kind = KINDS[random.below(3) as usize];
+                Call::LockRange(handle, kind, random.below(9_000), random.below(9_000))
+            }
             _ => Call::Close(handle),
         },
     }
@@ -525,7 +541,10 @@ impl Side {
                 let path = self.at(name);
                 // To the size that it has: then the time stays on most file systems, but FUSE cannot tell that from O_TRUNC,
                 // where it does not.
-                if path.metadata().is_ok_and(|found| found.len() == *size) {
+                if path
+                    .metadata()
+                    .is_ok_and(|found| found.is_file() && found.len() == *size)
+                {
                     return Err(0);
                 }
                 let path = c_path(&path);
@@ -623,6 +642,26 @@ impl Side {
                 Ok(Answer::Number(copied))
             }
             Call::Sync(handle) => whole(self.file(*handle)?.sync_all()),
+            Call::Seek(handle, offset, data) => seek(self.file(*handle)?, *offset, *data),
+            Call::Lock(handle, how) => {
+                let file = self.file(*handle)?;
+                // SAFETY: flock takes two numbers.
+                done(unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) })?;
+                Ok(Answer::Done)
+            }
+            Call::LockRange(handle, kind, begin, length) => {
+                let lock = libc::flock {
+                    l_type: *kind as libc::c_short,
+                    l_whence: libc::SEEK_SET as libc::c_short,
+                    l_start: *begin as i64,
+                    l_len: *length as i64,
+                    l_pid: 0,
+                };
+                let file = self.file(*handle)?;
+                // SAFETY: the lock lives through the call.
+                done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) })?;
+                Ok(Answer::Done)
+            }
             other => unreachable!("{other:?} names no open file"),
         }
     }
@@ -673,6 +712,40 @@ fn set_times(path: &Path, atime: Stamp, mtime: Stamp) -> Result<(), i32> {
     // SAFETY: the path ends in a NUL, the times are two, and all live through the call.
     done(unsafe { libc::utimensat(here, path.as_ptr(), times.as_ptr(), flags) })?;
     Ok(())
+}
+
+/// Whether what lseek(2) says of data and holes is true: where these begin, each file system decides for itself.
+fn seek(file: &File, offset: u64, data: bool) -> Result<Answer, i32> {
+    let found = file.metadata().map_err(|error| errno(&error))?;
+    if found.is_dir() {
+        return Err(libc::EISDIR);
+    }
+    // What is open for writing only cannot be compared.
+    file.read_at(&mut [0], offset)
+        .map_err(|error| errno(&error))?;
+    let whence = if data {
+        libc::SEEK_DATA
+    } else {
+        libc::SEEK_HOLE
+    };
+    // SAFETY: lseek moves the offset of an open file and touches no memory.
+    let sought = done(unsafe { libc::lseek(file.as_raw_fd(), offset as i64, whence) });
+    let size = found.len();
+    if offset >= size {
+        return sought.map(Answer::Number);
+    }
+    let place = match (sought, data) {
+        (Err(libc::ENXIO), true) => size,
+        (sought, _) => sought? as u64,
+    };
+    if !data {
+        return Ok(Answer::Number((offset..=size).contains(&place).into()));
+    }
+    let mut passed = vec![0; place.saturating_sub(offset) as usize];
+    file.read_exact_at(&mut passed, offset)
+        .map_err(|error| errno(&error))?;
+    let true_to_say = place >= offset && passed.iter().all(|byte| *byte == 0);
+    Ok(Answer::Number(true_to_say.into()))
 }
 
 /// Zeros are a hole and space together where they are not known as such: tmpfs.

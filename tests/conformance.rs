@@ -48,13 +48,17 @@ pub fn sums(top: &Path) -> String {
 }
 
 /// What pjdfstest skips, by the last part of a test's name: why, and what is not shown for that.
-const SKIPPED: [(&str, &str); 2] = [
+const SKIPPED: [(&str, &str); 3] = [
     (
         "erofs_named",
         "remounts the whole mount read-only with mount(8), which asks a program named as the mount's source to do it. \
          Cost: that the kernel answers EROFS before it asks us is not shown; EROFS of complete points is, elsewhere",
     ),
     ("erofs_new_file", "as erofs_named"),
+    (
+        "link_count_max",
+        "the C library knows no limit of a FUSE file system's links. Cost: none; there is no limit, so never EMLINK",
+    ),
 ];
 
 /// pjdfstest wants two users beside root, who exist.

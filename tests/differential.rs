@@ -9,7 +9,7 @@ use crate::sites::Random;
 use std::path::Path;
 
 /// Steps of one run with one seed.
-const STEPS: usize = 4_000;
+const STEPS: usize = 5_000;
 const STEPS_FULL: usize = 100_000;
 /// Runs in full mode, each with a seed of its own: a million steps.
 const RUNS_FULL: u64 = 10;
@@ -90,7 +90,7 @@ fn an_open_point_answers_as_tmpfs_does() {
     let seed = seed("an_open_point_answers_as_tmpfs_does");
     assert!(Path::new("/dev/shm").is_dir());
     match full() {
-        false => (0..2).for_each(|run| compare(seed + 2 * run, STEPS)),
+        false => (0..4).for_each(|run| compare(seed + 2 * run, STEPS)),
         true => (0..RUNS_FULL).for_each(|run| compare(seed + 2 * run, STEPS_FULL)),
     }
 }
