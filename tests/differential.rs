@@ -1,10 +1,11 @@
 //! The same random calls on tmpfs and on an open point: every answer, errno and entry must be the same, also after the
 //! point was sealed and mounted again.
 
-use crate::calls::{Side, Step, step, tree};
+use crate::calls::{Step, step};
 use crate::engine::{Bench, full, seed};
 use crate::mount::{Mount, catalog, run};
 use crate::mount_writes::{settings, state_of};
+use crate::sides::{Side, tree};
 use crate::sites::Random;
 use std::path::Path;
 

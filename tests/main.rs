@@ -45,6 +45,7 @@ mod scopes;
 mod secrecy;
 mod self_seal;
 mod servers;
+mod sides;
 mod sites;
 mod stores;
 mod together;

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl OpenPoint {
     /// Bytes of a file.
@@ -37,7 +37,7 @@ impl OpenPoint {
             let length = end - begin;
             // The spool first: a file that was written in order is stored from it as it lies there.
             if let Some(spool) = self.existing_spool(node)? {
-                give_back(&spool, begin, length)?;
+                give_back(&spool, begin, end)?;
             }
             let hole = Change::Hole {
                 node,
@@ -51,12 +51,16 @@ impl OpenPoint {
     }
 }
 
-/// Bytes of a spool file that are zeros from now on.
-fn give_back(spool: &File, begin: u64, length: u64) -> Result<()> {
+/// Makes bytes of a spool file zeros, as far as it reaches.
+fn give_back(spool: &File, begin: u64, end: u64) -> Result<()> {
     let wrap = |error| Error::io("making a hole in spooled bytes", error);
+    let end = end.min(spool.metadata().map_err(wrap)?.len());
+    if begin >= end {
+        return Ok(());
+    }
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // Both lie in the file, which has at most i64::MAX bytes.
-    let (offset, count) = (begin as libc::off_t, length as libc::off_t);
+    // Both lie in a file, which has at most i64::MAX bytes.
+    let (offset, count) = (begin as libc::off_t, (end - begin) as libc::off_t);
     // SAFETY: fallocate changes an open file and touches no memory.
     if unsafe { libc::fallocate(spool.as_raw_fd(), mode, offset, count) } == 0 {
         return Ok(());
@@ -66,7 +70,6 @@ fn give_back(spool: &File, begin: u64, length: u64) -> Result<()> {
         return Err(wrap(error));
     }
     // This file system knows no holes.
-    let end = (begin + length).min(spool.metadata().map_err(wrap)?.len());
     let mut at = begin;
     while at < end {
         let count = ZEROS.len().min((end - at) as usize);
