@@ -45,7 +45,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(10);
 
 /// Capabilities that make the kernel cheaper or more exact; facts were measured for each.
-const WANTED: [InitFlags; 7] = [
+const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ASYNC_DIO,
@@ -53,6 +53,8 @@ const WANTED: [InitFlags; 7] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_POSIX_ACL,
+    // A default ACL takes the place of the umask, and only we know whether there is one.
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// How to mount.
@@ -315,13 +317,14 @@ fn time_of(time: TimeOrNow) -> Option<Time> {
 
 fn file_attr(attributes: &Attributes) -> FileAttr {
     let time = system_time(attributes.mtime);
+    let (atime, ctime) = (system_time(attributes.atime), system_time(attributes.ctime));
     FileAttr {
         ino: INodeNo(attributes.ino),
         size: attributes.size,
         blocks: attributes.blocks,
-        atime: time,
+        atime,
         mtime: time,
-        ctime: time,
+        ctime,
         crtime: time,
         kind: file_type(attributes.mode),
         perm: (attributes.mode & 0o7777) as u16,
@@ -776,7 +779,7 @@ impl Filesystem for Shell {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
         _: Option<FileHandle>,
@@ -792,6 +795,7 @@ impl Filesystem for Shell {
             gid,
             size,
             mtime: mtime.map(time_of),
+            atime: atime.map(time_of),
         };
         let caller = caller(request);
         self.run("setattr", move |filesystem| {
@@ -858,6 +862,23 @@ impl Filesystem for Shell {
                 caller,
             );
             reply_empty(reply, renamed);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        self.run("fallocate", move |filesystem| {
+            let allocated = filesystem.allocate(handle.0, offset, length, mode, caller);
+            reply_empty(reply, allocated);
         });
     }
 

@@ -229,8 +229,8 @@ impl Asked {
             mode: (!link).then_some(known.mode & 0o7777),
             uid: Some(known.uid),
             gid: Some(known.gid),
-            size: None,
             mtime: Some(Some(known.mtime)),
+            ..Changes::default()
         };
         self.filesystem
             .set_attributes(target, &changes, caller())

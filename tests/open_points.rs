@@ -671,3 +671,144 @@ fn backups_and_complete_points_get_other_names() {
     );
     assert_clean("primary", &host.primary.open());
 }
+
+/// The inode and a handle of a new file with this content, which is open.
+fn open_file(tree: &Tree, path: &str, bytes: &[u8]) -> (u64, u64) {
+    let handle = tree.create(path).unwrap();
+    tree.0.write(handle, 0, bytes, USER).unwrap();
+    (tree.ino(path), handle)
+}
+
+#[test]
+fn names_change_places_and_holes_stay_after_a_restart() {
+    const EXCHANGE: u32 = 2;
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    tree.mkdir("offsite/host/x.partial/a");
+    let (_, handle) = open_file(&tree, "offsite/host/x.partial/file", &content("file"));
+    tree.put("offsite/host/x.partial/a/below", b"below");
+    let place = |path| tree.place(path);
+    let (from, to) = (
+        place("offsite/host/x.partial/file"),
+        place("offsite/host/x.partial/a"),
+    );
+    tree.0.rename(from, to, EXCHANGE, USER).unwrap();
+    let into_itself = (
+        place("offsite/host/x.partial/file"),
+        place("offsite/host/x.partial/file/below"),
+    );
+    let refused = tree.0.rename(into_itself.0, into_itself.1, EXCHANGE, USER);
+    assert_eq!(refused.unwrap_err().errno(), libc::EINVAL);
+    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    tree.0.allocate(handle, 10_000, 50_000, hole, USER).unwrap();
+    tree.0.allocate(handle, 99_000, 2_000, 0, USER).unwrap();
+    tree.0.close(handle);
+    let mut expected = content("file");
+    expected[10_000..60_000].fill(0);
+    expected.resize(101_000, 0);
+    drop(tree);
+    let tree = host.serve();
+    let check = |tree: &Tree, point: &str| {
+        assert_eq!(tree.read(&format!("{point}/a")).unwrap(), expected);
+        let below = tree.read(&format!("{point}/file/below")).unwrap();
+        assert_eq!(below, b"below");
+    };
+    check(&tree, "offsite/host/x.partial");
+    tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
+    check(&tree, "offsite/host/x");
+    drop(tree);
+    check(&host.serve(), "offsite/host/x");
+}
+
+#[test]
+fn whoever_writes_or_gives_away_takes_capabilities() {
+    const CAPABILITY: &[u8] = b"security.capability";
+    let host = Host::new();
+    let tree = host.serve();
+    tree.mkdir("offsite/host/x.partial");
+    let (ino, handle) = open_file(&tree, "offsite/host/x.partial/program", b"program");
+    let give = || {
+        tree.0
+            .set_xattr(ino, CAPABILITY, &[7; 20], 0, USER)
+            .unwrap()
+    };
+    let owner = Changes {
+        uid: Some(4711),
+        ..Changes::default()
+    };
+    let takes: [&dyn Fn() -> Answer<()>; 3] = [
+        &|| tree.0.write(handle, 2, b"x", USER).map(|_| ()),
+        &|| tree.cut("offsite/host/x.partial/program", 3).map(|_| ()),
+        &|| {
+            tree.set("offsite/host/x.partial/program", &owner)
+                .map(|_| ())
+        },
+    ];
+    for take in takes {
+        give();
+        take().unwrap();
+        let refused = tree.0.get_xattr(ino, CAPABILITY).unwrap_err();
+        assert_eq!(refused.errno(), libc::ENODATA);
+    }
+    give();
+    tree.0.close(handle);
+}
+
+#[test]
+fn a_default_acl_takes_the_place_of_the_umask() {
+    let host = Host::new();
+    let tree = host.serve();
+    let point = tree.mkdir("offsite/host/x.partial");
+    let mode = Mode {
+        mode: 0o666,
+        umask: 0o077,
+    };
+    let made = |name: &str| {
+        let (attributes, handle) = tree
+            .0
+            .create(point, name.as_bytes(), mode, 0, USER)
+            .unwrap();
+        tree.0.close(handle);
+        attributes.mode & 0o777
+    };
+    assert_eq!(made("masked"), 0o600);
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions) in [(1u16, 7u16), (4, 6), (0x20, 4)] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(u32::MAX.to_le_bytes());
+    }
+    let name = b"system.posix_acl_default";
+    tree.0.set_xattr(point, name, &acl, 0, USER).unwrap();
+    assert_eq!(made("inherited"), 0o664);
+    // A symbolic link has no permissions, and inherits none.
+    tree.0
+        .make_symlink(point, b"link", b"masked", USER)
+        .unwrap();
+    let link = tree.look("offsite/host/x.partial/link").unwrap();
+    assert_eq!(link.mode & 0o777, 0o777);
+}
+
+#[test]
+fn a_listing_that_begins_again_shows_what_changed() {
+    let host = Host::new();
+    let tree = host.serve();
+    let point = tree.mkdir("offsite/host/x.partial");
+    let handle = tree.0.open_directory(point).unwrap();
+    let names = |offset: u64| {
+        let mut names = Vec::new();
+        tree.0
+            .read_directory(handle, offset, false, |listed| {
+                names.push(String::from_utf8_lossy(listed.name).into_owned());
+                true
+            })
+            .unwrap();
+        names
+    };
+    assert_eq!(names(0), [".", ".."]);
+    tree.put("offsite/host/x.partial/new", b"new");
+    assert_eq!(names(2), Vec::<String>::new());
+    assert_eq!(names(0), [".", "..", "new"]);
+    tree.0.close_directory(handle);
+}

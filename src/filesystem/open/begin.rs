@@ -45,7 +45,10 @@ impl OpenPoint {
             },
             Change::Name(name.to_vec()),
         ];
-        let mut state = State::default();
+        let mut state = State {
+            now: facts.mtime,
+            ..State::default()
+        };
         for change in begin {
             journal.append(&change)?;
             state.apply(change, &|_| None);
@@ -130,7 +133,10 @@ impl OpenPoint {
         else {
             return Ok(None);
         };
-        let mut state = State::default();
+        let mut state = State {
+            now: repository.catalog.repository().now(),
+            ..State::default()
+        };
         for change in changes {
             state.apply(change, &find_trees(repositories));
         }

@@ -118,4 +118,17 @@ pub(in crate::filesystem) enum Change {
         begin: u64,
         file: File,
     },
+    /// Two names change places.
+    Exchange {
+        parent: u64,
+        name: Vec<u8>,
+        new_parent: u64,
+        new_name: Vec<u8>,
+    },
+    /// Bytes become a hole; the size stays.
+    Hole {
+        node: u64,
+        begin: u64,
+        length: u64,
+    },
 }

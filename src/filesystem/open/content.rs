@@ -293,6 +293,26 @@ impl OpenContent {
         block.unwrap_or_default()
     }
 
+    /// Makes a hole; the size stays.
+    pub fn punch(&mut self, begin: u64, end: u64) {
+        self.changes += 1;
+        if begin < self.run.end {
+            self.run = 0..0;
+        }
+        let first = self.segments.partition_point(|old| old.end() <= begin);
+        let behind = self.segments.partition_point(|old| old.begin < end);
+        if first >= behind {
+            return;
+        }
+        let (left, right) = (&self.segments[first], &self.segments[behind - 1]);
+        let left = (left.begin < begin).then(|| left.part(left.begin, begin));
+        let right = (right.end() > end).then(|| right.part(end, right.end()));
+        let left: Vec<_> = left.into_iter().chain(right).collect();
+        self.spooled -= spooled_in(&self.segments[first..behind]);
+        self.spooled += spooled_in(&left);
+        self.segments.splice(first..behind, left);
+    }
+
     /// Bytes that are not holes.
     pub fn data_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.length).sum()
@@ -392,6 +412,7 @@ mod tests {
         Spool(u64, u64),
         Source(u64, u64, u64, u64),
         Resize(u64),
+        Punch(u64, u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -401,6 +422,7 @@ mod tests {
                 |(begin, length, number, offset)| Step::Source(begin, length, number, offset)
             ),
             (0..260u64).prop_map(Step::Resize),
+            (0..220u64, 1..60u64).prop_map(|(begin, length)| Step::Punch(begin, begin + length)),
         ]
     }
 
@@ -417,6 +439,12 @@ mod tests {
                     Step::Resize(size) => {
                         content.resize(size);
                         bytes.resize(size as usize, None);
+                        continue;
+                    }
+                    Step::Punch(begin, end) => {
+                        content.punch(begin, end);
+                        let inside = (begin as usize).min(bytes.len())..(end as usize).min(bytes.len());
+                        bytes[inside].fill(None);
                         continue;
                     }
                     Step::Spool(begin, length) => (begin, length, 2, begin),

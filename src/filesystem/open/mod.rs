@@ -18,6 +18,7 @@ mod list;
 mod matching;
 mod names;
 mod owners;
+mod punch;
 mod read;
 mod recut;
 mod refer;
@@ -28,6 +29,7 @@ mod stream;
 mod stretch;
 mod write;
 
+pub(super) use attributes::CAPABILITY;
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
 pub(super) use gone::{is_gone, remove};
@@ -36,7 +38,7 @@ pub(super) use read::spool_is_short;
 pub(super) use spool::{Spool, SpoolFacts};
 pub(super) use state::{Body, OpenNode, State};
 
-use super::errno::{Answer, Failure, Rule};
+use super::errno::{Answer, Rule};
 use super::inode::number;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::clock::Time;
@@ -140,6 +142,11 @@ impl OpenPoint {
         self.inner.lock().state.name.clone()
     }
 
+    /// Whether it may change.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.inner.lock().stage, Stage::Open)
+    }
+
     /// The complete point that it has become.
     pub(super) fn sealed(&self) -> Option<Arc<CompletePoint>> {
         match &self.inner.lock().stage {
@@ -195,6 +202,7 @@ impl OpenPoint {
         if let Some((node, range)) = touched(&change) {
             inner.streaming.mark(node, &range);
         }
+        inner.state.now = self.repository.catalog.repository().now();
         inner.state.apply(change, &find_trees(&self.repositories));
         self.hold(inner);
         Ok(())
@@ -278,13 +286,4 @@ impl OpenPoint {
 fn entry_at(point: &CompletePoint, path: &[Vec<u8>]) -> Option<Arc<Entry>> {
     let top = Arc::new(point.point.record.top());
     point.trees().resolve(&top, &path.join(&b'/')).ok()?
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Engine(error) => error,
-            other => Error::new(Kind::Failed, format!("{other:?}")),
-        }
-    }
 }

@@ -175,7 +175,7 @@ impl OpenPoint {
         Self::require_open(inner)?;
         let node = inner.state.child(from.0, from.1).ok_or(Rule::NoEntry)?;
         let replaced = inner.state.child(to.0, to.1);
-        if replaced == Some(node) {
+        if replaced == Some(node) && !keep {
             return Ok(());
         }
         if inner.state.lies_in(to.0, node) {
@@ -198,6 +198,44 @@ impl OpenPoint {
         self.rematch(inner, to.0, to.1);
         if let Some((from, _)) = &inner.from {
             matching::rematch_below(&mut inner.state, from, node);
+        }
+        Ok(())
+    }
+}
+
+impl OpenPoint {
+    /// Two names of the point change places.
+    pub(in crate::filesystem) fn exchange(
+        &self,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+    ) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        let one = inner.state.child(from.0, from.1).ok_or(Rule::NoEntry)?;
+        let other = inner.state.child(to.0, to.1).ok_or(Rule::NoEntry)?;
+        if one == other {
+            return Ok(());
+        }
+        if inner.state.lies_in(to.0, one) || inner.state.lies_in(from.0, other) {
+            let message = "a directory cannot be moved into itself";
+            return Err(Error::new(Kind::Invalid, message).into());
+        }
+        let exchange = Change::Exchange {
+            parent: from.0,
+            name: from.1.to_vec(),
+            new_parent: to.0,
+            new_name: to.1.to_vec(),
+        };
+        self.change(inner, exchange)?;
+        for (parent, name) in [from, to] {
+            self.rematch(inner, parent, name);
+        }
+        if let Some((from, _)) = &inner.from {
+            for node in [one, other] {
+                matching::rematch_below(&mut inner.state, from, node);
+            }
         }
         Ok(())
     }

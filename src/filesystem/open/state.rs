@@ -2,6 +2,7 @@
 
 use super::change::{Change, Facts, Made, TOP};
 use super::content::{OpenContent, Place, Segment, SourceFile};
+use crate::clock::Time;
 use crate::id::ObjectId;
 use crate::point::{File, Owner, Tree, Trees};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,8 @@ pub(in crate::filesystem) struct Name {
 pub(in crate::filesystem) enum Body {
     Directory {
         names: BTreeMap<Vec<u8>, Name>,
+        /// How many of them are directories.
+        subdirectories: u32,
         /// The directory of the same path in the point that this one is a copy of.
         twin: Option<Tree>,
     },
@@ -37,6 +40,10 @@ pub(in crate::filesystem) enum Body {
 pub(in crate::filesystem) struct OpenNode {
     pub body: Body,
     pub facts: Facts,
+    /// The access time: as somebody has set it while this daemon runs, otherwise the first time of change.
+    pub atime: Time,
+    /// When anything of it changed last, as far as this daemon has seen that.
+    pub ctime: Time,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The owner it had in the complete point it was linked from, with names.
     pub linked_owner: Option<Arc<Owner>>,
@@ -45,10 +52,12 @@ pub(in crate::filesystem) struct OpenNode {
 }
 
 impl OpenNode {
-    fn new(body: Body, facts: Facts) -> Self {
+    fn new(body: Body, facts: Facts, now: Time) -> Self {
         Self {
             body,
             facts,
+            atime: facts.mtime,
+            ctime: now,
             xattrs: Vec::new(),
             linked_owner: None,
             places: Vec::new(),
@@ -71,6 +80,12 @@ impl OpenNode {
             Body::File { content, .. } => Some(content),
             _ => None,
         }
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&self, name: &[u8]) -> Option<&Vec<u8>> {
+        let found = self.xattrs.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value)
     }
 
     /// The names in it, if it is a directory.
@@ -104,6 +119,8 @@ pub(in crate::filesystem) type FindTrees<'a> = &'a dyn Fn(ObjectId) -> Option<Ar
 #[derive(Debug, Default)]
 pub(in crate::filesystem) struct State {
     pub name: Vec<u8>,
+    /// The time of what is applied. The journal does not say it: there it is when the journal was read.
+    pub now: Time,
     pub nodes: HashMap<u64, OpenNode>,
     /// The number of the next node.
     pub next: u64,
@@ -139,11 +156,8 @@ impl State {
                 repository, facts, ..
             } => {
                 self.repository = repository;
-                let body = Body::Directory {
-                    names: BTreeMap::new(),
-                    twin: None,
-                };
-                self.nodes.insert(TOP, OpenNode::new(body, facts));
+                let body = self.body(Made::Directory);
+                self.nodes.insert(TOP, OpenNode::new(body, facts, self.now));
                 self.next = TOP + 1;
             }
             Change::Name(name) => self.name = name,
@@ -160,7 +174,8 @@ impl State {
                 facts,
             } => {
                 let body = self.body(made);
-                self.nodes.insert(node, OpenNode::new(body, facts));
+                self.nodes
+                    .insert(node, OpenNode::new(body, facts, self.now));
                 self.next = self.next.max(node + 1);
                 self.enter(parent, name, node);
             }
@@ -179,9 +194,23 @@ impl State {
                     self.enter(new_parent, new_name, node);
                 }
             }
+            Change::Exchange {
+                parent,
+                name,
+                new_parent,
+                new_name,
+            } => {
+                if let Some(one) = self.leave(parent, &name)
+                    && let Some(other) = self.leave(new_parent, &new_name)
+                {
+                    self.enter(new_parent, new_name, one);
+                    self.enter(parent, name, other);
+                }
+            }
             Change::Facts { node, facts } => {
                 if let Some(node) = self.nodes.get_mut(&node) {
                     node.facts = facts;
+                    node.ctime = self.now;
                 }
             }
             Change::Xattr { node, name, value } => self.set_xattr(node, name, value),
@@ -191,6 +220,13 @@ impl State {
                 }
             }
             Change::Size { node, size } => self.content(node, |content| content.resize(size)),
+            Change::Hole {
+                node,
+                begin,
+                length,
+            } => self.content(node, |content| {
+                content.punch(begin, begin.saturating_add(length));
+            }),
             Change::Written {
                 node,
                 begin,
@@ -284,6 +320,7 @@ impl State {
         match made {
             Made::Directory => Body::Directory {
                 names: BTreeMap::new(),
+                subdirectories: 0,
                 twin: None,
             },
             Made::File => file(OpenContent::default()),
@@ -301,11 +338,17 @@ impl State {
             return;
         };
         node.places.push((parent, name.clone()));
-        let names = self
-            .nodes
-            .get_mut(&parent)
-            .and_then(|directory| directory.names_mut());
-        let Some(names) = names else { return };
+        node.ctime = self.now;
+        let directory = node.names().is_some();
+        let Some(Body::Directory {
+            names,
+            subdirectories,
+            ..
+        }) = self.nodes.get_mut(&parent).map(|node| &mut node.body)
+        else {
+            return;
+        };
+        *subdirectories += u32::from(directory);
         let entry = Name {
             node: number,
             matched: false,
@@ -320,9 +363,17 @@ impl State {
         let left = names.remove(name)?;
         self.entries -= 1;
         self.matched -= u64::from(left.matched);
+        let mut directory = false;
         if let Some(node) = self.nodes.get_mut(&left.node) {
             node.places
                 .retain(|(at, known)| *at != parent || known != name);
+            node.ctime = self.now;
+            directory = node.names().is_some();
+        }
+        if let Some(Body::Directory { subdirectories, .. }) =
+            self.nodes.get_mut(&parent).map(|node| &mut node.body)
+        {
+            *subdirectories = subdirectories.saturating_sub(u32::from(directory));
         }
         Some(left.node)
     }
@@ -332,6 +383,14 @@ impl State {
             change(content);
             *hash = None;
         });
+        if let Some(OpenNode {
+            body: Body::File { .. },
+            ctime,
+            ..
+        }) = self.nodes.get_mut(&node)
+        {
+            *ctime = self.now;
+        }
     }
 
     fn with_content(
@@ -358,6 +417,7 @@ impl State {
         let Some(node) = self.nodes.get_mut(&node) else {
             return;
         };
+        node.ctime = self.now;
         let place = node.xattrs.binary_search_by(|(known, _)| known.cmp(&name));
         match (place, value) {
             (Ok(place), Some(value)) => node.xattrs[place].1 = value,

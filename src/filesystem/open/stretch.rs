@@ -202,6 +202,11 @@ pub(super) fn touched(change: &Change) -> Option<(u64, Range<u64>)> {
             begin,
             length,
             ..
+        }
+        | Change::Hole {
+            node,
+            begin,
+            length,
         } => Some((*node, *begin..begin.saturating_add(*length))),
         Change::Size { node, size } => Some((*node, *size..u64::MAX)),
         // Every change is named: one that is forgotten here would have old bytes taken for new ones.
@@ -212,6 +217,7 @@ pub(super) fn touched(change: &Change) -> Option<(u64, Range<u64>)> {
         | Change::Link { .. }
         | Change::Remove { .. }
         | Change::Rename { .. }
+        | Change::Exchange { .. }
         | Change::Facts { .. }
         | Change::Xattr { .. }
         | Change::Source { .. }

@@ -1,0 +1,80 @@
+//! Space of a file that is set aside or given back: fallocate(2).
+
+use super::OpenPoint;
+use super::change::{Change, Facts};
+use super::state::OpenNode;
+use crate::error::{Error, Result};
+use crate::filesystem::errno::{Answer, Rule};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
+impl OpenPoint {
+    /// Bytes of a file.
+    pub(in crate::filesystem) fn size(&self, node: u64) -> Answer<u64> {
+        self.node(node, |node| {
+            let content = node.content().ok_or(Rule::IsADirectory)?;
+            Ok(content.size)
+        })?
+    }
+
+    /// Makes a hole from `begin` to `end`, as far as the file reaches, and sets what `set` sets with that.
+    pub(in crate::filesystem) fn punch(
+        &self,
+        node: u64,
+        begin: u64,
+        end: u64,
+        set: &dyn Fn(&mut Facts),
+    ) -> Answer<()> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        Self::require_open(inner)?;
+        let content = inner.state.nodes.get(&node).and_then(OpenNode::content);
+        let end = end.min(content.ok_or(Rule::IsADirectory)?.size);
+        if begin < end {
+            let length = end - begin;
+            // The spool first: a file that was written in order is stored from it as it lies there.
+            if let Some(spool) = self.existing_spool(node)? {
+                give_back(&spool, begin, end)?;
+            }
+            let hole = Change::Hole {
+                node,
+                begin,
+                length,
+            };
+            self.change(inner, hole)?;
+            self.rematch_node(inner, node);
+        }
+        self.touch(inner, node, set)
+    }
+}
+
+/// Makes bytes of a spool file zeros, as far as it reaches.
+fn give_back(spool: &File, begin: u64, end: u64) -> Result<()> {
+    let wrap = |error| Error::io("making a hole in spooled bytes", error);
+    let end = end.min(spool.metadata().map_err(wrap)?.len());
+    if begin >= end {
+        return Ok(());
+    }
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // Both lie in a file, which has at most i64::MAX bytes.
+    let (offset, count) = (begin as libc::off_t, (end - begin) as libc::off_t);
+    // SAFETY: fallocate changes an open file and touches no memory.
+    if unsafe { libc::fallocate(spool.as_raw_fd(), mode, offset, count) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+        return Err(wrap(error));
+    }
+    // This file system knows no holes.
+    let mut at = begin;
+    while at < end {
+        let count = ZEROS.len().min((end - at) as usize);
+        spool.write_all_at(&ZEROS[..count], at).map_err(wrap)?;
+        at += count as u64;
+    }
+    Ok(())
+}
