@@ -138,7 +138,8 @@ pub struct CatalogueEntry {
     pub id: ObjectId,
     /// Its generation.
     pub generation: u64,
-    /// The encoded [`PointRecord`], byte for byte.
+    /// The encoded [`PointRecord`], byte for byte. Empty for a grave: the point was forgotten and is gone for good, so
+    /// that it is never visible again and the name's next use takes a higher generation.
     pub record: Vec<u8>,
 }
 
@@ -149,47 +150,4 @@ pub struct Catalogue {
     pub replaces: Vec<ObjectId>,
     /// Records; more of them may exist than points still do.
     pub points: Vec<CatalogueEntry>,
-}
-
-/// `condemned/<n>`: packs that prune will delete. A point that refers to one must not be committed.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Condemned {
-    /// When the list was made, by the store's clock.
-    pub time: Time,
-    /// Packs that go.
-    pub packs: Vec<ObjectId>,
-    /// Index segments that go.
-    pub segments: Vec<ObjectId>,
-    /// Whether the list was carried out or withdrawn.
-    pub done: bool,
-}
-
-/// What a lease keeps from being deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum LeaseKind {
-    /// A reader of one point.
-    Reader,
-    /// A writer whose packs are not in any point yet.
-    Writer,
-    /// An open point: never expires.
-    OpenPoint,
-}
-
-/// `leases/<id>`: somebody uses the repository.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Lease {
-    /// What it protects.
-    pub kind: LeaseKind,
-    /// The host that holds it.
-    pub host: String,
-    /// The process that holds it.
-    pub process: u32,
-    /// When it was taken.
-    pub taken: Time,
-    /// When it ends unless it is renewed; none for never.
-    pub ends: Option<Time>,
-    /// The point, for a reader.
-    pub point: Option<ObjectId>,
-    /// The backup's name and the point's name, for an open point.
-    pub name: Option<(Vec<u8>, Vec<u8>)>,
 }

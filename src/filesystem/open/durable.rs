@@ -80,7 +80,7 @@ impl OpenPoint {
             return Ok(());
         }
         let repository = self.repository.catalog.repository();
-        let writer = Arc::new(Writer::new(repository.clone(), None)?);
+        let writer = Arc::new(Writer::new(repository.clone(), None)?.marked(&self.mark));
         let (contents, workers) = (Contents::new(writer.clone()), Workers::new(2));
         std::thread::scope(|scope| {
             let (hold, done) = bounded(0);

@@ -38,6 +38,7 @@ use crate::clock::Time;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
 use crate::point::Entry;
+use crate::repository::OpenPointMark;
 use begin::find_trees;
 use bring::Bringer;
 use change::Change;
@@ -95,6 +96,8 @@ pub(super) struct OpenPoint {
     /// Told when sealing has ended.
     settled: Condvar,
     bringer: Bringer,
+    /// Keeps from prune what is stored for it and what it refers to.
+    mark: OpenPointMark,
 }
 
 impl std::fmt::Debug for OpenPoint {
@@ -245,6 +248,7 @@ impl OpenPoint {
             self.set_aside()
         };
         remove(&gone);
+        self.mark.give_back_behind();
         Ok(())
     }
 

@@ -86,7 +86,10 @@ impl OpenPoint {
         };
         self.settled.notify_all();
         drop(inner);
-        gone.iter().for_each(|gone| remove(gone));
+        for gone in gone {
+            remove(&gone);
+            self.mark.give_back();
+        }
     }
 
     pub(super) fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
@@ -124,7 +127,7 @@ impl OpenPoint {
         let sources = self.inner.lock().state.sources_in_order();
         sources.iter().for_each(|source| self.bringer.want(source));
         let repository = self.repository.catalog.repository();
-        let writer = Arc::new(Writer::new(repository.clone(), None)?);
+        let writer = Arc::new(Writer::new(repository.clone(), None)?.marked(&self.mark));
         let workers = Workers::new(2);
         let ((tree, top), referred) = std::thread::scope(|scope| {
             let (hold, done) = bounded(0);
@@ -213,7 +216,7 @@ impl Referred {
             }
         }
         for chunk in &self.chunks {
-            if trees.repository().find(chunk)?.is_none() {
+            if trees.repository().find_kept(chunk)?.is_none() {
                 return Err(lacking(trees, &format!("chunk {chunk}")));
             }
         }
