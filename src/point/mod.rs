@@ -21,10 +21,10 @@ pub use page::{
     Child, ContentPage, ContentWriter, DirectoryPage, DirectoryWriter, PAGE_LEVELS_MAX, PageSink,
     is_name,
 };
+pub use reach::{Needs, reach, require_kept};
 pub use record::{
     BackupRecord, Catalogue, CatalogueEntry, Mark, Origin, PointRecord, Source, Trash,
 };
-pub use reach::{Needs, reach, require_kept};
 pub use side::{Inode, SideReader, SideWriter};
 pub use tree::{Entries, Extents, Trees};
 pub use walk::{Visit, Walk};

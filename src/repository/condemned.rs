@@ -99,7 +99,9 @@ impl Repository {
             })
             .collect();
         numbers.sort_unstable();
-        let next = numbers.last().map_or(0, |highest| highest.saturating_add(1));
+        let next = numbers
+            .last()
+            .map_or(0, |highest| highest.saturating_add(1));
         let mut now = Condemnation {
             next,
             ..Condemnation::default()

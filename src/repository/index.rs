@@ -25,6 +25,8 @@ const UPLOAD_BYTES: usize = 8 << 20;
 /// Where a chunk is.
 #[derive(Clone, Debug)]
 pub struct Location {
+    /// The chunk.
+    pub id: ChunkId,
     segment: Arc<Segment>,
     /// The pack that holds it.
     pub pack: PackEntry,
@@ -440,8 +442,9 @@ fn tier_to_merge(segments: &[Arc<Segment>]) -> Option<Vec<Arc<Segment>>> {
     )
 }
 
-fn locate(segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {
+pub(super) fn locate(segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {
     Ok(Location {
+        id: chunk.id,
         pack: segment.pack(chunk.pack)?,
         segment: segment.clone(),
         offset: chunk.offset,

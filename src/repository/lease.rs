@@ -107,7 +107,11 @@ impl Drop for WriterLease {
     fn drop(&mut self) {
         for id in &self.taken.get_mut().0 {
             // What stays ends by itself.
-            if let Err(error) = self.repository.store().delete(&Name::Lease(*id).to_string()) {
+            if let Err(error) = self
+                .repository
+                .store()
+                .delete(&Name::Lease(*id).to_string())
+            {
                 tracing::info!("the lease {id} was not given back and ends later: {error}");
             }
         }

@@ -43,7 +43,7 @@ use bytes::Bytes;
 use crypto::{ObjectKind, Owner};
 use frames::FrameCache;
 use index::Index;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -211,6 +211,8 @@ pub struct Repository {
     condemned: Mutex<Arc<Condemnation>>,
     /// The same, when each writer of this process began; the oldest first.
     writers: Mutex<BTreeMap<u64, Arc<Condemnation>>>,
+    /// Packs that were listed and that reading has not found.
+    gone: RwLock<HashSet<ObjectId>>,
 }
 
 impl Repository {
@@ -312,6 +314,7 @@ impl Repository {
             local,
             condemned: Mutex::default(),
             writers: Mutex::default(),
+            gone: RwLock::default(),
         }))
     }
 
@@ -334,6 +337,7 @@ impl Repository {
             local: self.local.clone(),
             condemned: Mutex::default(),
             writers: Mutex::default(),
+            gone: RwLock::default(),
         }))
     }
 
@@ -400,7 +404,7 @@ impl Repository {
             return Ok(location);
         }
         self.index.refresh(&self.access)?;
-        self.index.find(id, None)?.ok_or_else(|| {
+        self.find(id)?.ok_or_else(|| {
             let message = format!(
                 "chunk {id} is not in the index of {}; run `keepfs check`",
                 self.location()
@@ -416,12 +420,23 @@ impl Repository {
 
     /// As [`Self::find`], for frames of `origin`. A damaged cache of the index heals by the way.
     fn find_for(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
-        let found = self.index.find(id, origin);
+        let find = || {
+            let gone = self.gone.read();
+            match gone.is_empty() {
+                true => self.index.find(id, origin),
+                // Of what is listed in several packs one may be there.
+                false => match self.index.find_outside(id, origin, &gone)? {
+                    None => self.index.find(id, origin),
+                    found => Ok(found),
+                },
+            }
+        };
+        let found = find();
         if !self.index.is_spoiled() {
             return found;
         }
         match self.index.refresh(&self.access) {
-            Ok(()) => self.index.find(id, origin),
+            Ok(()) => find(),
             Err(error) => found.or(Err(error)),
         }
     }
@@ -449,6 +464,11 @@ impl Repository {
             Ok(()) => self.index.find_outside(id, origin, packs),
             Err(error) => found.or(Err(error)),
         }
+    }
+
+    /// Where a chunk is that one of the live segments lists.
+    pub fn located(&self, segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {
+        index::locate(segment, chunk)
     }
 
     /// Takes these packs out of the index: the segments that list one of them are merged into one without them, which

@@ -66,7 +66,10 @@ impl OpenPoint {
         (backup, facts): (ObjectId, Facts),
         (state, journal): (State, Journal),
     ) -> Self {
-        let name = (repository.backup_name(backup).into_bytes(), state.name.clone());
+        let name = (
+            repository.backup_name(backup).into_bytes(),
+            state.name.clone(),
+        );
         let mark = OpenPointMark::new(repository.catalog.repository().clone(), id, name);
         Self {
             id,

@@ -133,7 +133,11 @@ impl Bringer {
         let wanted = || self.tasks().send(Task::Want(source.clone(), lane));
         if self.is_own(source) {
             // What it refers to may be forgotten before it is sealed.
-            self.shared.mark.get().into_iter().for_each(OpenPointMark::hold_behind);
+            self.shared
+                .mark
+                .get()
+                .into_iter()
+                .for_each(OpenPointMark::hold_behind);
         } else if wanted().is_err() {
             self.stopped();
         }

@@ -86,7 +86,7 @@ impl OpenPoint {
         };
         self.settled.notify_all();
         drop(inner);
-        for gone in gone {
+        if let Some(gone) = gone {
             remove(&gone);
             self.mark.give_back();
         }
