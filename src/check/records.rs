@@ -24,6 +24,9 @@ struct Seen {
     links: Vec<Link>,
     /// Hashes of the records that catalogues hold.
     copies: HashMap<Name, [u8; 32]>,
+    /// Points that are gone for good.
+    graves: HashSet<Name>,
+    leases: u64,
     /// Of each point that was ever forgotten, the highest record in the trash, and whether that takes it back.
     trash: HashMap<Name, (u64, bool)>,
 }
@@ -37,7 +40,7 @@ impl Seen {
                 check_backup(catalog, id, number, &decode(bytes)?)?;
                 self.backups.insert(id);
             }
-            Name::Catalogue(_) => note_copies(decode(bytes)?, &mut self.copies)?,
+            Name::Catalogue(_) => self.note_copies(decode(bytes)?)?,
             Name::Point(id, _) => self.links.push(link(catalog, name, id, bytes)?),
             Name::Mark(..) => drop(decode::<Mark>(bytes)?),
             Name::Trash(id, generation, n) => {
@@ -46,16 +49,34 @@ impl Seen {
                 let newest = self.trash.entry(point).or_default();
                 *newest = (*newest).max((n, trash.undone));
             }
-            Name::Lease(_) => drop(decode::<Lease>(bytes)?),
+            Name::Lease(_) => {
+                decode::<Lease>(bytes)?;
+                self.leases += 1;
+            }
             Name::Condemned(_) => drop(decode::<Condemned>(bytes)?),
             // What a session's record says belongs to the copy room; that it decrypts is checked.
             _ => {}
         }
         Ok(())
     }
+
+    fn note_copies(&mut self, catalogue: Catalogue) -> Result<()> {
+        for entry in catalogue.points {
+            let name = Name::Point(entry.id, entry.generation);
+            if entry.record.is_empty() {
+                self.graves.insert(name);
+                continue;
+            }
+            decode::<PointRecord>(&entry.record)?;
+            self.copies
+                .insert(name, *blake3::hash(&entry.record).as_bytes());
+        }
+        Ok(())
+    }
 }
 
-pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
+/// Returns how many leases there are.
+pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<u64> {
     check_header(context)?;
     check_keys(context)?;
     let mut seen = Seen::default();
@@ -75,9 +96,9 @@ pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
     check_copies(context, &seen.links, &seen.copies);
     check_backups_exist(context, &seen.links, &seen.backups);
     let forgotten = seen.trash.iter().filter(|(_, (_, undone))| !undone);
-    let forgotten = forgotten.map(|(name, _)| *name).collect();
-    check_chains(context, seen.links, &forgotten);
-    Ok(())
+    let forgotten = forgotten.map(|(name, _)| *name).chain(seen.graves);
+    check_chains(context, seen.links, &forgotten.collect());
+    Ok(seen.leases)
 }
 
 fn object_of(name: Name) -> Object {
@@ -170,15 +191,6 @@ fn link(catalog: &Catalog, name: Name, id: ObjectId, bytes: &[u8]) -> Result<Lin
         previous: record.previous,
         hash: *blake3::hash(bytes).as_bytes(),
     })
-}
-
-fn note_copies(catalogue: Catalogue, copies: &mut HashMap<Name, [u8; 32]>) -> Result<()> {
-    for entry in catalogue.points {
-        decode::<PointRecord>(&entry.record)?;
-        let name = Name::Point(entry.id, entry.generation);
-        copies.insert(name, *blake3::hash(&entry.record).as_bytes());
-    }
-    Ok(())
 }
 
 fn check_copies(context: &Context, links: &[Link], copies: &HashMap<Name, [u8; 32]>) {

@@ -105,11 +105,17 @@ impl Repository {
 
     /// The index that is loaded lists a pack that is not there: prune may have moved what is needed of it.
     fn note_gone(&self, pack: ObjectId) {
-        if self.gone.write().insert(pack)
-            && let Err(error) = self.index.refresh(&self.access)
-        {
+        if !self.take_for_gone(pack) {
+            return;
+        }
+        if let Err(error) = self.index.refresh(&self.access) {
             tracing::warn!("the index was not looked at anew: {error}");
         }
+    }
+
+    /// From now on a chunk is looked for in this pack only when it is in no other. False when that was known.
+    pub fn take_for_gone(&self, pack: ObjectId) -> bool {
+        self.gone.write().insert(pack)
     }
 
     /// Whether reading has found that this pack is not there.
