@@ -32,6 +32,7 @@ mod mount_writes;
 mod open_points;
 mod planted;
 mod pristine;
+mod prune;
 mod random_reads;
 mod reader;
 mod readme;
