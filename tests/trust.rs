@@ -6,7 +6,6 @@ use crate::planted::{Item, Shelf, noise, plant};
 use crate::sites::{Files, MIB, Random, Site, assorted, copy, files_of};
 use keepfs::check::{Options, Report, check};
 use keepfs::copy::End;
-use keepfs::error::Kind;
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::Trees;
 use keepfs::progress::Progress;

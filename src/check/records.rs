@@ -3,7 +3,9 @@
 use super::{Context, Object, examined};
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
-use crate::point::{BackupRecord, Catalog, Catalogue, Condemned, Lease, Mark, PointRecord, Trash};
+use crate::point::{
+    BackupRecord, Catalog, Catalogue, Condemned, Grave, Lease, Mark, PointRecord, Trash,
+};
 use crate::repository::{Header, Settings, decode};
 use crate::store::names::{self, Name};
 use std::collections::{HashMap, HashSet};
@@ -25,7 +27,7 @@ struct Seen {
     /// Hashes of the records that catalogues hold.
     copies: HashMap<Name, [u8; 32]>,
     /// Points that are gone for good.
-    graves: HashSet<Name>,
+    graves: Vec<Grave>,
     leases: u64,
     /// Of each point that was ever forgotten, the highest record in the trash, and whether that takes it back.
     trash: HashMap<Name, (u64, bool)>,
@@ -62,11 +64,11 @@ impl Seen {
 
     fn note_copies(&mut self, catalogue: Catalogue) -> Result<()> {
         for entry in catalogue.points {
-            let name = Name::Point(entry.id, entry.generation);
-            if entry.record.is_empty() {
-                self.graves.insert(name);
+            if let Some(grave) = Grave::decode(&entry.record) {
+                self.graves.push(grave);
                 continue;
             }
+            let name = Name::Point(entry.id, entry.generation);
             decode::<PointRecord>(&entry.record)?;
             self.copies
                 .insert(name, *blake3::hash(&entry.record).as_bytes());
@@ -96,8 +98,8 @@ pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<u64> {
     check_copies(context, &seen.links, &seen.copies);
     check_backups_exist(context, &seen.links, &seen.backups);
     let forgotten = seen.trash.iter().filter(|(_, (_, undone))| !undone);
-    let forgotten = forgotten.map(|(name, _)| *name).chain(seen.graves);
-    check_chains(context, seen.links, &forgotten.collect());
+    let forgotten = forgotten.map(|(name, _)| *name).collect();
+    check_chains(context, seen.links, &forgotten, &seen.graves);
     Ok(seen.leases)
 }
 
@@ -222,19 +224,27 @@ fn check_backups_exist(context: &Context, links: &[Link], backups: &HashSet<Obje
 }
 
 /// Each record names the hash of one before it. Two hosts that commit at the same time give the same number twice.
-fn check_chains(context: &Context, links: Vec<Link>, forgotten: &HashSet<Name>) {
+fn check_chains(context: &Context, links: Vec<Link>, forgotten: &HashSet<Name>, graves: &[Grave]) {
     let present: HashSet<Name> = links.iter().map(|link| link.name).collect();
-    // Prune removes records that were forgotten, and leaves gaps.
+    // Prune removes records that were forgotten, and leaves gaps; mostly it leaves graves, too, which fill them.
     let mut pruned = forgotten.difference(&present).count();
     let mut backups: HashMap<ObjectId, Vec<Link>> = HashMap::new();
     for link in links {
         backups.entry(link.backup).or_default().push(link);
+    }
+    let mut buried: HashMap<ObjectId, Vec<(u64, [u8; 32])>> = HashMap::new();
+    for grave in graves {
+        let of_backup = buried.entry(grave.backup).or_default();
+        of_backup.push((grave.sequence, grave.hash));
     }
     for (backup, mut chain) in backups {
         chain.sort_by_key(|link| link.sequence);
         let mut hashes: HashMap<u64, Vec<[u8; 32]>> = HashMap::new();
         for link in &chain {
             hashes.entry(link.sequence).or_default().push(link.hash);
+        }
+        for (sequence, hash) in buried.remove(&backup).unwrap_or_default() {
+            hashes.entry(sequence).or_default().push(hash);
         }
         let mut told = 0;
         for link in &chain {

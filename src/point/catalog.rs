@@ -9,7 +9,7 @@ mod records;
 mod trash;
 
 use super::newest::Newest;
-use super::record::{BackupRecord, PointRecord, Trash};
+use super::record::{BackupRecord, Grave, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
@@ -117,7 +117,7 @@ struct State {
     /// When the store got the newest record that the trash has of a point.
     trash_times: HashMap<(ObjectId, u64), Time>,
     /// Points that prune has removed for good.
-    graves: HashSet<(ObjectId, u64)>,
+    graves: HashMap<(ObjectId, u64), Grave>,
     backups: HashMap<ObjectId, Arc<Backup>>,
     /// Records of points that the store has listed.
     listed: Vec<Name>,
@@ -126,7 +126,7 @@ struct State {
 
 impl State {
     fn hides(&self, key: &(ObjectId, u64)) -> bool {
-        self.graves.contains(key) || self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
+        self.graves.contains_key(key) || self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
     }
 }
 
@@ -474,7 +474,7 @@ impl Catalog {
         let state = self.state.lock();
         let of_name = || {
             let known = state.records.keys().chain(state.trash.keys());
-            let known = known.chain(&state.graves);
+            let known = known.chain(state.graves.keys());
             known.filter(|key| key.0 == id)
         };
         // A point that is known and not in the trash has the name, even where the store does not list it just now.

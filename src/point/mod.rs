@@ -23,7 +23,7 @@ pub use page::{
 };
 pub use reach::{Needs, reach, require_kept};
 pub use record::{
-    BackupRecord, Catalogue, CatalogueEntry, Mark, Origin, PointRecord, Source, Trash,
+    BackupRecord, Catalogue, CatalogueEntry, Grave, Mark, Origin, PointRecord, Source, Trash,
 };
 pub use side::{Inode, SideReader, SideWriter};
 pub use tree::{Entries, Extents, Trees};

@@ -138,9 +138,43 @@ pub struct CatalogueEntry {
     pub id: ObjectId,
     /// Its generation.
     pub generation: u64,
-    /// The encoded [`PointRecord`], byte for byte. Empty for a grave: the point was forgotten and is gone for good, so
-    /// that it is never visible again and the name's next use takes a higher generation.
+    /// The encoded [`PointRecord`], byte for byte; or 56 bytes, which no record has: a [`Grave`].
     pub record: Vec<u8>,
+}
+
+/// What stays of a point that prune has removed for good: it is never visible again, its name's next use takes a higher
+/// generation, and the chain of its backup's records is known to be whole without it. In a catalogue: 16 bytes backup,
+/// u64 sequence, 32 bytes hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grave {
+    /// The backup it belonged to.
+    pub backup: ObjectId,
+    /// Its sequence number there.
+    pub sequence: u64,
+    /// BLAKE3-256 of its encoded record.
+    pub hash: [u8; 32],
+}
+
+impl Grave {
+    /// Bytes in a catalogue.
+    pub const BYTES: usize = 56;
+
+    /// The bytes in a catalogue.
+    pub fn encode(&self) -> Vec<u8> {
+        [&self.backup.0[..], &self.sequence.to_le_bytes(), &self.hash].concat()
+    }
+
+    /// The grave with these bytes; none when they are none, and so a record.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let (backup, rest) = bytes.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            backup: ObjectId(*backup),
+            sequence: u64::from_le_bytes(*sequence),
+            hash: *rest.first_chunk()?,
+        })
+    }
 }
 
 /// `catalogue/<id>`: many point records in one object, so that a new host reads a few objects instead of all.
@@ -150,4 +184,25 @@ pub struct Catalogue {
     pub replaces: Vec<ObjectId>,
     /// Records; more of them may exist than points still do.
     pub points: Vec<CatalogueEntry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grave_is_56_bytes_and_no_record_is() {
+        let grave = Grave {
+            backup: ObjectId([1; 16]),
+            sequence: 0x0203,
+            hash: [4; 32],
+        };
+        let bytes = grave.encode();
+        let expected = [&[1; 16][..], &[3, 2, 0, 0, 0, 0, 0, 0], &[4; 32]].concat();
+        assert_eq!(bytes, expected);
+        assert_eq!(Grave::decode(&bytes), Some(grave));
+        for other in [&bytes[1..], &[0; 57], &[]] {
+            assert_eq!(Grave::decode(other), None);
+        }
+    }
 }

@@ -27,14 +27,17 @@
 //!    stored, whatever the state: it stores it anew.
 //! 2. A commit goes through if no record was made since its writers began, other than the making of a list, and its record
 //!    is in the store before the list's `T`. Otherwise everything below the new point is looked up in the index as the
-//!    store has it, outside the packs that the newest record names. This is done before the point's record is made and
-//!    again after it (`point/catalog/commit.rs`).
+//!    store has it, outside the packs that the newest record names. What is only in a list that is not decided is rescued: the
+//!    committer withdraws the list, by the creation of the number that deciding would take. What is in one that is decided is
+//!    not, and the commit is refused. This is done before the point's record is made and again after it
+//!    (`point/catalog/commit.rs`).
 //!
 //! # Why nothing is lost
 //!
 //! *A writer loaded its index before the list was made.* It may share chunks with packs on the list. If its point is in the
 //! store before `T`, whoever decides sees the point, as deciding runs list the points after `T`, and takes those packs off. If
-//! it comes later, 2 looks everything up, and the commit is refused if need be; run again, 1 stores anew what is missing.
+//! it comes later, 2 looks everything up, and either withdraws the list, which then nobody can decide, or is refused, as it is
+//! decided. Run again, 1 stores anew what is missing.
 //!
 //! *A commit between the listing of points and the deciding.* The record of the point is made, then the newest number is
 //! read (2); the number of the decided list is made, then the points are listed once more ([`execute`]). So one of them sees
@@ -54,7 +57,7 @@
 //! would be decided. It is gone by the store's time `trash-days` after it was forgotten, and who brings it back looks at the
 //! store's time of that: before the end of these days, every prune that could remove it lists the trash later and sees it;
 //! after it, it is put back into the trash. What says that it is gone (a grave, `point/catalog/trash.rs`) stays for ever,
-//! 40 bytes, so that its name's next use is never taken for it.
+//! 100 bytes, so that its name's next use is never taken for it.
 //!
 //! *A crash.* Before the catalogue with the graves: nothing has happened. After it: the points are gone, the next run removes
 //! their records. Before or after any number of `condemned/`: that step was made or not. While a decided list is carried out:

@@ -3,9 +3,9 @@
 //! ```text
 //!  nothing ──► listed ──► decided ──► done ──► listed ──► …
 //!              (may be      (is carried  (names what
-//!              decided       out)         is gone)
-//!              when its
-//!              time comes)
+//!              decided       out)         is gone; nothing,
+//!              when its                   when the list was
+//!              time comes)                withdrawn)
 //! ```
 //! Each step is the creation of the next number, if absent: of several prunes exactly one takes it. There is at most one
 //! list at a time. `prune` says what each state promises and why that is enough; here is only what writers ask.
@@ -71,6 +71,14 @@ impl Default for Condemnation {
 }
 
 impl Condemnation {
+    /// Packs that go now, or are gone.
+    pub fn going(&self) -> HashSet<ObjectId> {
+        match self.stage {
+            Stage::Decided | Stage::Done => self.packs.clone(),
+            Stage::Never | Stage::Listed(_) => HashSet::new(),
+        }
+    }
+
     /// Whether no pack is named that could still go.
     pub fn is_calm(&self) -> bool {
         matches!(self.stage, Stage::Never | Stage::Done)
@@ -160,6 +168,21 @@ impl Repository {
         let number = writers.keys().next_back().map_or(0, |last| last + 1);
         writers.insert(number, condemned.clone());
         Ok((number, condemned))
+    }
+
+    /// Takes back a list that is not decided yet, as a point shares its packs: whoever wants to decide it then, fails. If
+    /// it was decided a moment ago, nothing happens.
+    pub fn withdraw(&self, listed: &Condemnation) -> Result<()> {
+        let nothing = Condemned {
+            time: Time::default(),
+            packs: Vec::new(),
+            segments: Vec::new(),
+            done: true,
+        };
+        match self.create_document(Name::Condemned(listed.next), &nothing) {
+            Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+            made => made,
+        }
     }
 
     pub(crate) fn end_writer(&self, number: u64) {

@@ -443,7 +443,7 @@ impl Repository {
 
     /// Where the chunk is in a pack that stays, as far as the loaded index and what was asked last of prune's lists know.
     pub fn find_kept(&self, id: &ChunkId) -> Result<Option<Location>> {
-        self.find_outside(id, None, &self.known_condemned().packs)
+        self.find_outside(id, None, &self.known_condemned().going())
     }
 
     /// Where the chunk is, as [`Self::find`] knows, but not in these packs; hashed here or by `origin` if possible.
@@ -486,11 +486,7 @@ impl Repository {
 
     /// Merges index segments where many have gathered; returns how many were merged.
     pub fn merge_index(&self) -> Result<usize> {
-        let condemned = self.known_condemned();
-        let gone = match condemned.stage {
-            Stage::Decided | Stage::Done => condemned.packs.clone(),
-            Stage::Never | Stage::Listed(_) => HashSet::new(),
-        };
+        let gone = self.known_condemned().going();
         self.index.merge(&self.access, gone)
     }
 

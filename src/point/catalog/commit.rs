@@ -4,14 +4,15 @@
 //! decides, and only then deletes (`repository/condemned.rs`, `prune`). So a record that the store has before the list's
 //! time is always seen by the one who decides, whatever it refers to. Nothing else needs to be looked at for a point
 //! whose writers began when the same list, or none, was there, and that is nearly every one. Where a list was decided
-//! meanwhile, or may have been, everything below the point is looked up in the index as it is now, outside the packs of
-//! the list; then the commit is refused if a chunk is only in one of them.
+//! meanwhile, or may be decided now, everything below the point is looked up in the index as the store has it, outside the
+//! packs of the list. A chunk that is only there is rescued by withdrawing the list, if it is not decided yet: that is the
+//! creation of the very record that deciding would create. If it is, the commit is refused.
 //!
 //! This is done before the record is created, and once more after it, by the store's time of the record: the caller may
 //! have slept for days in between. A record that fails then is forgotten again, and the caller is told to start anew.
 
 use super::{Catalog, Point};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::point::reach::require_kept;
 use crate::point::record::PointRecord;
 use crate::repository::{Condemnation, Stage};
@@ -30,10 +31,25 @@ impl Catalog {
         };
         // This host's clock only spares a look that would come too late; the look behind goes by the store's.
         let soon = matches!(now.stage, Stage::Listed(time) if time <= self.repository.now());
-        if !unchanged || soon {
-            require_kept(&self.repository, record, &now.packs)?;
+        match unchanged && !soon {
+            true => Ok(now),
+            false => self.keep(record, now),
         }
-        Ok(now)
+    }
+
+    /// Sees that everything below a point stays, if need be by withdrawing a list that is not decided yet. Returns what
+    /// prune has listed then.
+    fn keep(&self, record: &PointRecord, now: Arc<Condemnation>) -> Result<Arc<Condemnation>> {
+        let kept = require_kept(&self.repository, record, &now.packs);
+        match (kept, now.stage) {
+            (Err(error), Stage::Listed(_)) if error.kind() == Kind::Busy => {
+                self.repository.withdraw(&now)?;
+                let now = self.repository.condemned()?;
+                require_kept(&self.repository, record, &now.packs)?;
+                Ok(now)
+            }
+            (kept, _) => kept.map(|()| now),
+        }
     }
 
     /// After it was created.
@@ -55,10 +71,12 @@ impl Catalog {
                 return Ok(());
             }
         };
-        let Err(error) = require_kept(&self.repository, &point.record, &now.packs) else {
+        let Err(error) = self.keep(&point.record, now) else {
             return Ok(());
         };
+        // Gone at once: in the trash it would be something that prune must keep and cannot.
         self.forget(point)?;
+        self.bury(&[(point.id, point.generation)])?;
         Err(Error::new(error.kind(), error.message()))
     }
 

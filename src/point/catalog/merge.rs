@@ -11,9 +11,6 @@ pub(super) const LOOSE_RECORDS_MAX: usize = 64;
 /// Bytes of records from which a catalogue is full: it is not merged again, and later records go into others. Far below
 /// what a document may have when it is read.
 const CATALOGUE_BYTES: usize = 8 << 20;
-/// Bytes of an entry besides its record.
-pub(super) const GRAVE_BYTES: usize = 32;
-
 /// What a catalogue holds.
 #[derive(Default)]
 pub(super) struct Held {
@@ -30,7 +27,7 @@ pub(super) struct Held {
 pub(super) fn merged(state: &State, least: usize) -> Vec<Catalogue> {
     let all = Kept::of(state.catalogues.values());
     let loose = state.records.keys().filter(|key| !all.has_record(key));
-    let loose_graves = state.graves.iter().filter(|key| !all.graves.contains(key));
+    let loose_graves = state.graves.keys().filter(|key| !all.graves.contains(key));
     if loose.count() + loose_graves.count() < least {
         return Vec::new();
     }
@@ -42,17 +39,21 @@ pub(super) fn merged(state: &State, least: usize) -> Vec<Catalogue> {
     let records = state
         .records
         .iter()
-        .filter(|(key, _)| !kept.has_record(key) && !state.graves.contains(key))
+        .filter(|(key, _)| !kept.has_record(key) && !state.graves.contains_key(key))
         .map(|(key, point)| (key, encode(&point.record)));
-    let graves = state.graves.iter().filter(|key| !kept.graves.contains(key));
+    let graves = state
+        .graves
+        .iter()
+        .filter(|(key, _)| !kept.graves.contains(key))
+        .map(|(key, grave)| (key, grave.encode()));
     let mut catalogues = vec![Vec::new()];
     let mut bytes = 0;
-    for (key, record) in records.chain(graves.map(|key| (key, Vec::new()))) {
+    for (key, record) in records.chain(graves) {
         if bytes >= CATALOGUE_BYTES {
             catalogues.push(Vec::new());
             bytes = 0;
         }
-        bytes += record.len() + GRAVE_BYTES;
+        bytes += record.len();
         let entry = CatalogueEntry {
             id: key.0,
             generation: key.1,

@@ -1,11 +1,11 @@
 //! Reading the records that the store lists and that are not known yet.
 
-use super::merge::{GRAVE_BYTES, Held};
+use super::merge::Held;
 use super::{Backup, Point, State};
 use crate::clock::Time;
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
-use crate::point::record::{Catalogue, Trash};
+use crate::point::record::{Catalogue, Grave, Trash};
 use crate::repository::{Repository, decode};
 use crate::store::Object;
 use crate::store::names::Name;
@@ -103,16 +103,15 @@ impl Records<'_> {
         let mut held = Held::default();
         for entry in catalogue.points {
             let key = (entry.id, entry.generation);
-            if entry.record.is_empty() {
+            held.bytes += entry.record.len();
+            if let Some(grave) = Grave::decode(&entry.record) {
                 held.graves.push(key);
-                held.bytes += GRAVE_BYTES;
-                self.state.graves.insert(key);
+                self.state.graves.insert(key, grave);
                 continue;
             }
             if let Some(point) = self.noted(name, point_of(key, &entry.record))? {
                 self.state.records.entry(key).or_insert(Arc::new(point));
                 held.keys.push(key);
-                held.bytes += entry.record.len() + GRAVE_BYTES;
             }
         }
         self.state.replaced.extend(catalogue.replaces);

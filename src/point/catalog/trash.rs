@@ -10,6 +10,7 @@ use super::{Catalog, Point, State};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
+use crate::point::record::Grave;
 use crate::store::names::{self, Name};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub(super) fn forgotten(state: &State, listed: &[Name]) -> Vec<Forgotten> {
             return None;
         };
         let key = (*id, *generation);
-        let hidden = state.hides(&key) && !state.graves.contains(&key);
+        let hidden = state.hides(&key) && !state.graves.contains_key(&key);
         Some(Forgotten {
             point: state.records.get(&key).filter(|_| hidden)?.clone(),
             at: *state.trash_times.get(&key)?,
@@ -47,7 +48,7 @@ impl Catalog {
         let key = (point.id, point.generation);
         let forgotten = {
             let state = self.state.lock();
-            if state.graves.contains(&key) {
+            if state.graves.contains_key(&key) {
                 return Err(too_late(point));
             }
             state.trash_times.get(&key).copied()
@@ -80,7 +81,7 @@ impl Catalog {
             state
                 .records
                 .get(&key)
-                .filter(|_| !state.graves.contains(&key))
+                .filter(|_| !state.graves.contains_key(&key))
                 .cloned()
         });
         kept.collect()
@@ -89,13 +90,20 @@ impl Catalog {
     /// Says that these points are gone for good. They must be in the trash.
     pub fn bury(&self, points: &[(ObjectId, u64)]) -> Result<()> {
         let mut state = self.state.lock();
-        let new: Vec<_> = points
-            .iter()
-            .filter(|key| state.graves.insert(**key))
-            .collect();
+        let new = points.iter().filter_map(|key| {
+            let point = state.records.get(key)?;
+            let grave = Grave {
+                backup: point.record.backup,
+                sequence: point.record.sequence,
+                hash: point.hash,
+            };
+            (!state.graves.contains_key(key)).then_some((*key, grave))
+        });
+        let new: Vec<_> = new.collect();
         if new.is_empty() {
             return Ok(());
         }
+        state.graves.extend(new.iter().copied());
         let write = || {
             merged(&state, 0).iter().try_for_each(|catalogue| {
                 let name = Name::Catalogue(ObjectId::random());
@@ -104,8 +112,8 @@ impl Catalog {
         };
         let written = write();
         if written.is_err() {
-            for key in new {
-                state.graves.remove(key);
+            for (key, _) in new {
+                state.graves.remove(&key);
             }
         }
         written
@@ -121,7 +129,7 @@ impl Catalog {
         let store = self.repository.store();
         let gone = |id, generation| {
             let key = (id, generation);
-            buried.contains(&key) && !newest.contains(&key)
+            buried.contains_key(&key) && !newest.contains(&key)
         };
         let mut removed = 0;
         for object in store.list(names::POINTS)? {
