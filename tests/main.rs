@@ -33,6 +33,7 @@ mod open_points;
 mod planted;
 mod pristine;
 mod prune;
+mod prune_writers;
 mod random_reads;
 mod reader;
 mod readme;
@@ -49,6 +50,7 @@ mod together;
 mod trust;
 mod writers;
 mod wrong_files;
+mod yard;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

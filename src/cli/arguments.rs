@@ -201,6 +201,9 @@ pub struct Init {
     /// Storage class of data packs, for example STANDARD_IA
     #[arg(long, value_name = "CLASS")]
     pub storage_class: Option<String>,
+    /// Days for which a forgotten restore point can be brought back; 7 without it
+    #[arg(long, value_name = "N")]
+    pub trash_days: Option<u32>,
     /// A name for the first key
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,

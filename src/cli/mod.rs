@@ -108,6 +108,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 pack_bytes: init.pack_size,
                 level: init.level,
                 storage_class: init.storage_class,
+                trash_days: init.trash_days,
                 label: init.label,
             };
             let place = host.config().repository(&init.repository)?;
