@@ -21,6 +21,7 @@
 //! | [`copy`] | restore points into another repository: plan, transfer |
 //! | [`restore`] | a restore point out to plain files |
 //! | [`check`] | every invariant of the format, and the files that damage costs |
+//! | [`prune`] | what no point needs any more goes |
 //! | [`config`] | which repositories there are and how to reach them: TOML, URLs, passwords |
 //! | [`filesystem`] | the mounted tree without FUSE types: inodes, reading, open points, errno |
 //! | [`fuse`] | the only file that names fuser |
@@ -44,6 +45,7 @@ pub mod fuse;
 pub mod id;
 pub mod point;
 pub mod progress;
+pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod source;

@@ -38,6 +38,8 @@ mod mount_writes;
 mod open_points;
 mod planted;
 mod pristine;
+mod prune;
+mod prune_writers;
 mod random_reads;
 mod reader;
 mod readme;
@@ -58,6 +60,7 @@ mod trust;
 mod workloads;
 mod writers;
 mod wrong_files;
+mod yard;
 
 /// Lets the tests of hostile bytes see how much memory a decoder takes.
 #[global_allocator]

@@ -121,7 +121,7 @@ fn write_side(writer: &Writer, entries: u64) -> (Content, u64) {
     side.finish(&mut sink(writer)).unwrap()
 }
 
-fn write_directory(writer: &Writer, prefix: &str, files: &Files) -> Tree {
+pub fn write_directory(writer: &Writer, prefix: &str, files: &Files) -> Tree {
     let mut names: Vec<(String, bool)> = files
         .range(prefix.to_owned()..)
         .take_while(|(path, _)| path.starts_with(prefix))

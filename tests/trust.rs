@@ -6,7 +6,6 @@ use crate::planted::{Item, Shelf, noise, plant};
 use crate::sites::{Files, MIB, Random, Site, assorted, copy, files_of};
 use keepfs::check::{Options, Report, check};
 use keepfs::copy::End;
-use keepfs::error::Kind;
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::Trees;
 use keepfs::progress::Progress;
@@ -213,22 +212,36 @@ fn merging_segments_keeps_what_was_hashed_whoever_merges() {
 }
 
 #[test]
-fn nothing_is_committed_while_packs_are_condemned() {
+fn nothing_new_shares_what_is_condemned() {
     let shelf = Shelf::new();
     let item = Item::directory([("f", Item::File(noise(1, 5000), 900))]);
     plant(&shelf.catalog(), "web", "before", &item).unwrap();
-    let list = Name::Condemned(0);
+    let packs = shelf.memory.list(names::PACKS).unwrap();
+    let mut list = condemned(false);
+    list.packs = packs
+        .iter()
+        .filter_map(|object| match Name::parse(&object.name) {
+            Some(Name::Pack(_, id)) => Some(id),
+            _ => None,
+        })
+        .collect();
     let repository = shelf.open().unwrap();
-    repository.create_document(list, &condemned(false)).unwrap();
-    let refused = plant(&shelf.catalog(), "web", "meanwhile", &item).unwrap_err();
-    assert_eq!(refused.kind(), Kind::Busy, "{refused:?}");
-    let contents = shelf.catalog().contents();
-    assert!(contents.point(b"web", b"before").is_some());
-    assert!(contents.point(b"web", b"meanwhile").is_none());
-    shelf.memory.delete(&list.to_string()).unwrap();
-    let carried_out = condemned(true);
-    repository.create_document(list, &carried_out).unwrap();
+    repository
+        .create_document(Name::Condemned(0), &list)
+        .unwrap();
     plant(&shelf.catalog(), "web", "meanwhile", &item).unwrap();
+    let now = shelf.memory.list(names::PACKS).unwrap();
+    assert_eq!(now.len(), 2 * packs.len());
+    for pack in &packs {
+        shelf.memory.delete(&pack.name).unwrap();
+    }
+    let contents = shelf.catalog().contents();
+    let point = contents.point(b"web", b"meanwhile").unwrap();
+    let trees = Arc::new(Trees::new(shelf.open().unwrap()));
+    let (out, top) = (tempfile::tempdir().unwrap(), Arc::new(point.record.top()));
+    let (options, progress) = (Default::default(), Progress::default());
+    keepfs::restore::restore(&trees, &top, out.path(), &options, &progress).unwrap();
+    assert_eq!(std::fs::read(out.path().join("f")).unwrap(), noise(1, 5000));
 }
 
 /// The ring with one more epoch, as a rotation will make it.

@@ -99,7 +99,8 @@ impl Findings {
 
     /// The problem because of which a reader cannot read this chunk; none when it can, as far as is known.
     pub(super) fn verdict(&self, repository: &Repository, id: &ChunkId) -> Result<Option<Number>> {
-        let Some(location) = repository.find(id)? else {
+        let found = repository.find(id)?;
+        let Some(location) = found.filter(|found| !repository.is_gone(&found.pack.id)) else {
             return Ok(Some(self.0.lock().missing(id)));
         };
         let state = self.0.lock();

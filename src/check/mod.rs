@@ -14,7 +14,8 @@
 //!
 //! Two losses cannot be seen from within: that of a key slot or a newest record, as if it had never been written, and
 //! that of a catalogue, which holds copies only. A newest record that this host has seen and that is not there is a
-//! warning, as are records of a second live copy.
+//! warning, as are records of a second live copy. What waits for a prune, or was just being stored, is counted and is no
+//! problem.
 
 mod data;
 mod findings;
@@ -77,6 +78,12 @@ pub struct Report {
     pub unreferenced_packs: u64,
     /// Their bytes.
     pub unreferenced_bytes: u64,
+    /// Packs that prune has listed and will delete, unless a point needs them again. Not a problem.
+    pub condemned_packs: u64,
+    /// Their bytes.
+    pub condemned_bytes: u64,
+    /// Leases of writers and readers, and marks of open points. Not a problem.
+    pub leases: u64,
     /// What this host has seen of the repository before and what does not fit it now: an older state, a second copy.
     pub warnings: Vec<String>,
     /// The first thousand problems.
@@ -130,7 +137,7 @@ pub fn check(catalog: &Catalog, options: &Options, progress: &Progress) -> Resul
         warnings: contradictions.into_values().collect(),
         ..Report::default()
     };
-    records::check(&context, &catalog)?;
+    report.leases = records::check(&context, &catalog)?;
     let points = chosen(&catalog, options)?;
     report.points = points.len() as u64;
     packs::check(&context, &mut report)?;

@@ -47,6 +47,7 @@ pub(super) fn check(context: &Context, report: &mut Report) -> Result<()> {
             stored.insert((kind, id), object.size);
         }
     }
+    let condemned = context.repository.condemned()?;
     let mut seen = HashSet::new();
     let (mut hashed, mut unhashed) = (HashSet::new(), HashSet::new());
     report.segments = context.repository.segments().len() as u64;
@@ -66,11 +67,14 @@ pub(super) fn check(context: &Context, report: &mut Report) -> Result<()> {
         if seen.insert((listed.entry.kind, listed.entry.id)) {
             report.packs += 1;
             report.pack_bytes += u64::from(listed.entry.object_bytes);
-            compare(
-                context,
-                &listed,
-                stored.get(&(listed.entry.kind, listed.entry.id)),
-            );
+            let stored = stored.get(&(listed.entry.kind, listed.entry.id));
+            match stored {
+                // Prune has deleted it and an index that was merged meanwhile lists it again. Nobody may need it.
+                None if condemned.packs.contains(&listed.entry.id) => {
+                    context.repository.take_for_gone(listed.entry.id);
+                }
+                stored => compare(context, &listed, stored),
+            }
         }
         Ok(())
     })?;
@@ -78,7 +82,10 @@ pub(super) fn check(context: &Context, report: &mut Report) -> Result<()> {
     report.packs_unhashed = unhashed.len() as u64;
     *context.unhashed.lock() = unhashed;
     for (pack, bytes) in stored {
-        if !seen.contains(&pack) {
+        if condemned.packs.contains(&pack.1) {
+            report.condemned_packs += 1;
+            report.condemned_bytes += bytes;
+        } else if !seen.contains(&pack) {
             report.unreferenced_packs += 1;
             report.unreferenced_bytes += bytes;
         }

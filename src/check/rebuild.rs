@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::progress::Progress;
 use crate::repository::{
-    PACK_HEADER_BYTES, PackFacts, PackReader, Repository, TRAILER_BYTES, Trailer,
+    PACK_HEADER_BYTES, PackFacts, PackReader, Repository, Stage, TRAILER_BYTES, Trailer,
 };
 use crate::store::names::{self, Name, PackKind};
 use serde::Serialize;
@@ -32,7 +32,12 @@ pub fn rebuild_index(repository: &Arc<Repository>, progress: &Progress) -> Resul
     repository.require_writable()?;
     let cache = Cache::of(repository);
     let afresh = repository.afresh(&cache.0)?;
-    let listed = listed_packs(&afresh)?;
+    let mut listed = listed_packs(&afresh)?;
+    // What is being deleted just now is not listed again.
+    let condemned = afresh.condemned()?;
+    if condemned.stage == Stage::Decided {
+        listed.extend(&condemned.packs);
+    }
     let mut rebuilt = Rebuilt::default();
     let mut facts: Vec<(PackKind, PackFacts)> = Vec::new();
     let packs = repository.store().list(names::PACKS)?;

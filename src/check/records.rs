@@ -3,7 +3,9 @@
 use super::{Context, Object, examined};
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
-use crate::point::{BackupRecord, Catalog, Catalogue, Condemned, Lease, Mark, PointRecord, Trash};
+use crate::point::{
+    BackupRecord, Catalog, Catalogue, Condemned, Grave, Lease, Mark, PointRecord, Trash,
+};
 use crate::repository::{Header, Settings, decode};
 use crate::store::names::{self, Name};
 use std::collections::{HashMap, HashSet};
@@ -24,6 +26,9 @@ struct Seen {
     links: Vec<Link>,
     /// Hashes of the records that catalogues hold.
     copies: HashMap<Name, [u8; 32]>,
+    /// Points that are gone for good.
+    graves: Vec<Grave>,
+    leases: u64,
     /// Of each point that was ever forgotten, the highest record in the trash, and whether that takes it back.
     trash: HashMap<Name, (u64, bool)>,
 }
@@ -37,7 +42,7 @@ impl Seen {
                 check_backup(catalog, id, number, &decode(bytes)?)?;
                 self.backups.insert(id);
             }
-            Name::Catalogue(_) => note_copies(decode(bytes)?, &mut self.copies)?,
+            Name::Catalogue(_) => self.note_copies(decode(bytes)?)?,
             Name::Point(id, _) => self.links.push(link(catalog, name, id, bytes)?),
             Name::Mark(..) => drop(decode::<Mark>(bytes)?),
             Name::Trash(id, generation, n) => {
@@ -46,16 +51,34 @@ impl Seen {
                 let newest = self.trash.entry(point).or_default();
                 *newest = (*newest).max((n, trash.undone));
             }
-            Name::Lease(_) => drop(decode::<Lease>(bytes)?),
+            Name::Lease(_) => {
+                decode::<Lease>(bytes)?;
+                self.leases += 1;
+            }
             Name::Condemned(_) => drop(decode::<Condemned>(bytes)?),
             // What a session's record says belongs to the copy room; that it decrypts is checked.
             _ => {}
         }
         Ok(())
     }
+
+    fn note_copies(&mut self, catalogue: Catalogue) -> Result<()> {
+        for entry in catalogue.points {
+            if let Some(grave) = Grave::decode(&entry.record) {
+                self.graves.push(grave);
+                continue;
+            }
+            let name = Name::Point(entry.id, entry.generation);
+            decode::<PointRecord>(&entry.record)?;
+            self.copies
+                .insert(name, *blake3::hash(&entry.record).as_bytes());
+        }
+        Ok(())
+    }
 }
 
-pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
+/// Returns how many leases there are.
+pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<u64> {
     check_header(context)?;
     check_keys(context)?;
     let mut seen = Seen::default();
@@ -76,8 +99,8 @@ pub(super) fn check(context: &Context, catalog: &Catalog) -> Result<()> {
     check_backups_exist(context, &seen.links, &seen.backups);
     let forgotten = seen.trash.iter().filter(|(_, (_, undone))| !undone);
     let forgotten = forgotten.map(|(name, _)| *name).collect();
-    check_chains(context, seen.links, &forgotten);
-    Ok(())
+    check_chains(context, seen.links, &forgotten, &seen.graves);
+    Ok(seen.leases)
 }
 
 fn object_of(name: Name) -> Object {
@@ -172,15 +195,6 @@ fn link(catalog: &Catalog, name: Name, id: ObjectId, bytes: &[u8]) -> Result<Lin
     })
 }
 
-fn note_copies(catalogue: Catalogue, copies: &mut HashMap<Name, [u8; 32]>) -> Result<()> {
-    for entry in catalogue.points {
-        decode::<PointRecord>(&entry.record)?;
-        let name = Name::Point(entry.id, entry.generation);
-        copies.insert(name, *blake3::hash(&entry.record).as_bytes());
-    }
-    Ok(())
-}
-
 fn check_copies(context: &Context, links: &[Link], copies: &HashMap<Name, [u8; 32]>) {
     for link in links {
         if copies
@@ -210,19 +224,27 @@ fn check_backups_exist(context: &Context, links: &[Link], backups: &HashSet<Obje
 }
 
 /// Each record names the hash of one before it. Two hosts that commit at the same time give the same number twice.
-fn check_chains(context: &Context, links: Vec<Link>, forgotten: &HashSet<Name>) {
+fn check_chains(context: &Context, links: Vec<Link>, forgotten: &HashSet<Name>, graves: &[Grave]) {
     let present: HashSet<Name> = links.iter().map(|link| link.name).collect();
-    // Prune removes records that were forgotten, and leaves gaps.
+    // Prune removes records that were forgotten, and leaves gaps; mostly it leaves graves, too, which fill them.
     let mut pruned = forgotten.difference(&present).count();
     let mut backups: HashMap<ObjectId, Vec<Link>> = HashMap::new();
     for link in links {
         backups.entry(link.backup).or_default().push(link);
+    }
+    let mut buried: HashMap<ObjectId, Vec<(u64, [u8; 32])>> = HashMap::new();
+    for grave in graves {
+        let of_backup = buried.entry(grave.backup).or_default();
+        of_backup.push((grave.sequence, grave.hash));
     }
     for (backup, mut chain) in backups {
         chain.sort_by_key(|link| link.sequence);
         let mut hashes: HashMap<u64, Vec<[u8; 32]>> = HashMap::new();
         for link in &chain {
             hashes.entry(link.sequence).or_default().push(link.hash);
+        }
+        for (sequence, hash) in buried.remove(&backup).unwrap_or_default() {
+            hashes.entry(sequence).or_default().push(hash);
         }
         let mut told = 0;
         for link in &chain {

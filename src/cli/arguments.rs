@@ -1,7 +1,7 @@
 //! The command line, as clap reads it. Its texts are the manual: `--help`, `keepfs man`.
 
 use super::exit;
-use crate::config::parse_size;
+use crate::config::{parse_duration, parse_size};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -89,6 +89,7 @@ Only chunks that the target lacks move. Repositories may have different password
   keepfs points                                          of all configured repositories
   keepfs points primary/home
   keepfs points --json primary | jq -r '.[].backups[].points[].name'
+  keepfs points --trash                                  what was forgotten, and until when `keepfs undelete` brings it back
   keepfs points --open                                   what is being written on this host, or was left unfinished
   keepfs points --open --json | jq -r '.points[] | select(.age_seconds > 86400).path'
 
@@ -110,8 +111,24 @@ Exit code 0 when equal, 1 when different, as of diff(1). With --json, one object
     #[command(after_help = "Example:
   keepfs forget primary/home/2026-11-20T02-00-00Z
 
-No data is deleted by it. Any other point stays as it is.")]
+No data is deleted by it: until `keepfs prune` removes it after its days in the trash, `keepfs undelete` brings it back. Any
+other point stays as it is.")]
     Forget(Forget),
+    /// Bring a forgotten restore point back from the trash
+    #[command(after_help = "Examples:
+  keepfs points --trash primary                          what can be brought back, and until when
+  keepfs undelete primary/home/2026-11-20T02-00-00Z")]
+    Undelete(Undelete),
+    /// Delete what no restore point needs any more
+    #[command(after_help = "Examples:
+  keepfs prune --dry-run primary                         what would be done
+  keepfs prune                                           all configured repositories; run it daily
+  keepfs prune --grace 2h --max-dead 20 primary
+  keepfs prune --grace 0 primary                         at once, while nothing else writes
+
+Runs beside backups, copies, mounts and other prunes. Forgotten points are removed after their days in the trash. What nobody
+needs is put on a list, and a later run deletes it, when the grace period is over and it is still not needed.")]
+    Prune(Prune),
     /// Check that everything restore points need is there and sound
     #[command(after_help = "Examples:
   keepfs check primary                                   the structure: quick
@@ -215,6 +232,9 @@ pub struct Init {
     /// Storage class of data packs, for example STANDARD_IA
     #[arg(long, value_name = "CLASS")]
     pub storage_class: Option<String>,
+    /// Days for which a forgotten restore point can be brought back; 7 without it
+    #[arg(long, value_name = "N")]
+    pub trash_days: Option<u32>,
     /// A name for the first key
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
@@ -284,6 +304,9 @@ pub struct Points {
     /// The open points of this host instead, with their age and how to finish them
     #[arg(long)]
     pub open: bool,
+    /// The forgotten points instead, with the time until which they can be brought back
+    #[arg(long, conflicts_with = "open")]
+    pub trash: bool,
 }
 
 #[derive(Args, Debug)]
@@ -307,6 +330,30 @@ pub struct Forget {
     /// Which points
     #[arg(required = true, value_name = "REPO/BACKUP/POINT")]
     pub places: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct Undelete {
+    /// Which point
+    #[arg(value_name = "REPO/BACKUP/POINT")]
+    pub place: OsString,
+}
+
+#[derive(Args, Debug)]
+pub struct Prune {
+    /// Which; all configured ones without it
+    #[arg(value_name = "REPO")]
+    pub repositories: Vec<String>,
+    /// Change nothing, only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long what nobody needs is left alone, before it is listed and again before it is deleted: 24h, 90m, 2d. With 0
+    /// a backup that runs at the same time may have to be run again
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub grace: i64,
+    /// Write anew what is needed of packs of which more than so many percent are not; 100 for never
+    #[arg(long, value_name = "PERCENT", default_value_t = crate::command::MAX_DEAD, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub max_dead: u8,
 }
 
 #[derive(Args, Debug)]
@@ -444,6 +491,10 @@ pub struct Man {
     /// Of which verb
     #[arg(value_name = "VERB", num_args = 0..=2)]
     pub verb: Vec<String>,
+}
+
+fn duration(text: &str) -> Result<i64, String> {
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -15,7 +15,9 @@ mod show;
 mod work;
 
 use crate::clock::Clock;
-use crate::command::{self, BackupArguments, CheckArguments, Host, InitArguments, MountArguments};
+use crate::command::{
+    self, BackupArguments, CheckArguments, Host, InitArguments, MountArguments, PruneArguments,
+};
 use crate::config::{Config, Given, Keys, Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
 use arguments::{Arguments, Global, KeyVerb, Verb};
@@ -114,6 +116,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 pack_bytes: init.pack_size,
                 level: init.level,
                 storage_class: init.storage_class,
+                trash_days: init.trash_days,
                 label: init.label,
             };
             let place = host.config().repository(&init.repository)?;
@@ -143,6 +146,9 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
         Verb::Points(points) => {
             let place = points.place.map(|place| host.config().place(&place));
             let place = place.transpose()?;
+            if points.trash {
+                return show::print(&command::trash(host, place.as_ref())?, json);
+            }
             if points.open {
                 return show::print(&command::open_points(host, place.as_ref())?, json);
             }
@@ -155,6 +161,22 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 .map(|place| host.config().place(place))
                 .collect::<Result<Vec<_>>>()?;
             show::print(&command::forget(host, &places)?, json)
+        }
+        Verb::Undelete(undelete) => {
+            let place = host.config().place(&undelete.place)?;
+            show::print(&command::undelete(host, &place)?, json)
+        }
+        Verb::Prune(prune) => {
+            let places = named(host, &prune.repositories)?;
+            let arguments = PruneArguments {
+                dry_run: prune.dry_run,
+                grace_seconds: prune.grace,
+                max_dead: prune.max_dead,
+            };
+            let report = work::watched(global.quiet, |progress| {
+                command::prune(host, places, arguments, progress)
+            })?;
+            show::print(&report, json)
         }
         Verb::Check(check) => {
             let places = named(host, &check.repositories)?;

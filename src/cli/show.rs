@@ -5,7 +5,8 @@ use super::exit;
 use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
-    KeysReport, OpenReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
+    KeysReport, OpenReport, PointsReport, ProblemReport, PruneReport, RestoreReport, SealReport,
+    StatsReport, TrashReport, UndeleteReport,
 };
 use crate::error::{Error, Result};
 use crate::store::Capabilities;
@@ -277,6 +278,94 @@ impl Show for ForgetReport {
     }
 }
 
+impl Show for UndeleteReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "brought back {}/{}/{}",
+            Name(&self.repository),
+            Name(&self.backup),
+            Name(&self.point)
+        )
+    }
+}
+
+impl Show for TrashReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for point in &self.points {
+            writeln!(
+                out,
+                "{}/{}/{}  forgotten {}  goes {}  {} entries  {}",
+                Name(&self.repository),
+                Name(&point.backup),
+                Name(&point.point),
+                point.forgotten,
+                point.goes,
+                count(point.entries),
+                bytes(point.bytes)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Show for PruneReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let done = &self.done;
+        let (was, now) = match done.dry_run {
+            true => ("would be", ", if it were pruned now"),
+            false => ("were", ""),
+        };
+        writeln!(out, "{}{now}:", Name(&self.repository))?;
+        let packs = |packs: u64, size: u64| format!("{} packs ({})", count(packs), bytes(size));
+        writeln!(
+            out,
+            "  {} forgotten points {was} removed for good, {} can still be brought back",
+            count(done.points_removed),
+            count(done.points_in_trash)
+        )?;
+        writeln!(
+            out,
+            "  {} {was} deleted",
+            packs(done.deleted_packs, done.deleted_bytes)
+        )?;
+        if done.condemned_packs > 0 {
+            writeln!(
+                out,
+                "  {} packs {was} listed to be deleted, {} of them nothing needed; {} of {} packs {was} written anew",
+                count(done.condemned_packs),
+                bytes(done.condemned_bytes),
+                bytes(done.rewritten_bytes),
+                count(done.rewritten_packs)
+            )?;
+        }
+        if done.waiting_packs > 0 {
+            let waiting = packs(done.waiting_packs, done.waiting_bytes);
+            writeln!(out, "  {waiting} are listed and wait")?;
+        }
+        if let Some(time) = &done.waiting_until {
+            writeln!(out, "  what is listed goes with a prune after {time}")?;
+        }
+        if done.rescued_packs > 0 {
+            writeln!(out, "  {} listed packs stay", count(done.rescued_packs))?;
+        }
+        writeln!(
+            out,
+            "  {} are needed, {} in them not; {} are needed by nobody yet",
+            packs(done.live_packs, done.live_bytes),
+            bytes(done.dead_bytes),
+            packs(done.young_packs, done.young_bytes)
+        )?;
+        for lease in &done.leases {
+            writeln!(out, "  in use: {}", Name(lease))?;
+        }
+        for note in &done.notes {
+            writeln!(out, "  note: {}", Name(note))?;
+        }
+        Ok(())
+    }
+}
+
 impl Show for SealReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{} is {}", Name(&self.path), Name(&self.state))
@@ -330,6 +419,13 @@ impl Show for CheckReport {
             writeln!(
                 out,
                 "  {packs} packs that came unhashed from other repositories are now hashed and believed"
+            )?;
+        }
+        if found.condemned_packs > 0 {
+            let (packs, size) = (count(found.condemned_packs), bytes(found.condemned_bytes));
+            writeln!(
+                out,
+                "  {packs} packs ({size}) are listed to be deleted by a prune"
             )?;
         }
         if found.unreferenced_packs > 0 {

@@ -11,7 +11,7 @@ use crate::filesystem::{self, FileSystem, OpenPointFacts};
 use crate::point::{Catalog, Point};
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::{check, copy, fuse, restore};
+use crate::{check, copy, fuse, prune, restore};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,6 +145,15 @@ pub(super) fn check(
         rebuilt: None,
         found,
     })
+}
+
+/// Prunes one repository.
+pub(super) fn prune(
+    catalog: &Arc<Catalog>,
+    options: &prune::Options,
+    progress: &Progress,
+) -> Result<prune::Report> {
+    prune::prune(catalog, options, progress)
 }
 
 /// The open points of this host.

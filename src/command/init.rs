@@ -3,7 +3,7 @@
 use super::Host;
 use crate::config::RepositoryPlace;
 use crate::error::Result;
-use crate::repository::{Repository, Settings};
+use crate::repository::{Repository, Settings, TRASH_DAYS};
 use crate::store;
 use serde::Serialize;
 
@@ -16,6 +16,8 @@ pub struct InitArguments {
     pub level: Option<i32>,
     /// Storage class of data packs.
     pub storage_class: Option<String>,
+    /// Days for which a forgotten point can be brought back.
+    pub trash_days: Option<u32>,
     /// A name for the first key slot.
     pub label: Option<String>,
 }
@@ -41,6 +43,7 @@ pub struct InitReport {
 pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> Result<InitReport> {
     let reach = &place.reach;
     let chosen = Settings::default();
+    let trash_days = arguments.trash_days.or(reach.trash_days);
     let settings = Settings {
         pack_bytes: arguments
             .pack_bytes
@@ -52,6 +55,10 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
             .clone()
             .or_else(|| reach.storage_class.clone())
             .unwrap_or_default(),
+        more: trash_days
+            .map(|days| (TRASH_DAYS.to_owned(), days.to_string()))
+            .into_iter()
+            .collect(),
         ..chosen
     };
     let store = store::open(&reach.url, &reach.store_options(true)?)?;

@@ -12,6 +12,8 @@
 //! | [`diff`] | how two restore points differ |
 //! | [`seal`] | an open restore point becomes a complete one |
 //! | [`forget`] | a restore point goes into the trash |
+//! | [`undelete`], [`trash`] | it comes back; what can come back, and until when |
+//! | [`prune`] | what no restore point needs any more is deleted |
 //! | [`check`] | whether everything that restore points need is there and sound |
 //! | [`stats`] | how much is stored, and how well |
 //! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
@@ -30,10 +32,12 @@ mod key;
 mod mount;
 mod open_points;
 mod points;
+mod prune;
 mod restore;
 mod seal;
 mod shared;
 mod stats;
+mod trash;
 
 pub use backup::{BackupArguments, BackupReport, backup};
 pub use check::{CheckArguments, CheckReport, check};
@@ -47,10 +51,12 @@ pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
 pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};
 pub use open_points::{OpenLine, OpenReport, open_points};
 pub use points::{BackupLine, PointLine, PointsReport, points};
+pub use prune::{MAX_DEAD, PruneArguments, PruneReport, prune};
 pub use restore::{RestoreReport, restore};
 pub use seal::{SealReport, seal};
 pub use shared::{Access, Shared, remount};
 pub use stats::{StatsLine, StatsReport, StoredBytes, stats};
+pub use trash::{TrashLine, TrashReport, UndeleteReport, trash, undelete};
 
 /// Names are bytes; reports are text.
 fn text(name: &[u8]) -> String {

@@ -70,6 +70,8 @@ pub struct Reach {
     pub storage_class: Option<String>,
     /// `init`: zstd level, 1 to 22.
     pub level: Option<i32>,
+    /// `init`: days for which a forgotten point can be brought back; 7 without it.
+    pub trash_days: Option<u32>,
     /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.

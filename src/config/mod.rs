@@ -18,6 +18,7 @@
 //! reach a repository; what a repository is (pack size, level, class) is written into it by `init`.
 
 mod directories;
+mod duration;
 mod file;
 mod keys;
 mod place;
@@ -25,6 +26,7 @@ mod program;
 mod size;
 
 pub use directories::Directories;
+pub use duration::parse_duration;
 pub use file::{Config, Reach};
 pub use keys::{Ask, Given, Keys};
 pub use place::{Place, RepositoryPlace};

@@ -217,12 +217,32 @@ impl Reader {
     /// The bytes of `range`, which lies in the file; none when that would have to wait and must not.
     fn read(&self, range: &Range<u64>, patience: Patience) -> Result<Option<Data>> {
         let pieces = self.pieces(range)?;
+        let read = self.read_pieces(&pieces, range, patience);
+        let repository = self.point.trees().repository();
+        let gone = |piece: &Piece| {
+            let chunk = piece.chunk.as_ref();
+            chunk.is_some_and(|(_, location)| repository.is_gone(&location.pack.id))
+        };
+        if read.is_ok() || !pieces.iter().any(gone) {
+            return read;
+        }
+        // Prune has moved them: once more, from where they are now.
+        self.cursor.lock().recent.clear();
+        self.read_pieces(&self.pieces(range)?, range, patience)
+    }
+
+    fn read_pieces(
+        &self,
+        pieces: &[Piece],
+        range: &Range<u64>,
+        patience: Patience,
+    ) -> Result<Option<Data>> {
         let patience = match patience {
             // Nobody knows whether the rest of the frame will be asked for.
             Patience::Waits if !self.cursor.lock().streak.in_order(range) => Patience::WaitsForPart,
             patience => patience,
         };
-        if let [piece] = pieces.as_slice()
+        if let [piece] = pieces
             && let Some((id, location)) = &piece.chunk
         {
             let within = within(piece, range);
@@ -239,7 +259,7 @@ impl Reader {
             }
         }
         let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
-        for piece in &pieces {
+        for piece in pieces {
             let within = within(piece, range);
             let begin = bytes.len();
             match &piece.chunk {

@@ -3,25 +3,28 @@
 //! A point is visible when its record is there and its trash entry is not. Names are unique because a point's id is
 //! a keyed hash of its backup and its name, and records are created only if absent.
 
+mod commit;
 mod merge;
 mod records;
 mod rename;
+mod trash;
 
 use super::newest::Newest;
-use super::record::{BackupRecord, Condemned, PointRecord, Trash};
+use super::record::{BackupRecord, Grave, PointRecord, Trash};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::page::is_name;
 use crate::repository::{Repository, encode};
 use crate::store::names::{self, Name};
-use merge::{Held, merged};
+use merge::{Held, LOOSE_RECORDS_MAX, merged};
 use parking_lot::Mutex;
 use records::Records;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub use trash::Forgotten;
 
 /// While a store does not answer, it is asked at most this often for readers, who see what was known last.
 const FAILED_LOOK_KEPT: Duration = Duration::from_secs(5);
@@ -71,6 +74,8 @@ pub struct Contents {
     pub backups: BTreeMap<Vec<u8>, Arc<Backup>>,
     /// Visible points of each backup, by name.
     pub points: HashMap<ObjectId, BTreeMap<Vec<u8>, Arc<Point>>>,
+    /// Points in the trash that can be brought back.
+    pub forgotten: Vec<Forgotten>,
     /// Records that cannot be read, by object name, with the reason; and what `contradictions` says.
     pub problems: BTreeMap<String, String>,
     /// Backups of which the store shows less than this host has seen, or something else: a sentence each.
@@ -110,6 +115,10 @@ struct State {
     replaced: HashSet<ObjectId>,
     /// Of each point that was ever forgotten, the number of its newest record in the trash, and whether that hides it.
     trash: HashMap<(ObjectId, u64), (u64, bool)>,
+    /// When the store got the newest record that the trash has of a point.
+    trash_times: HashMap<(ObjectId, u64), Time>,
+    /// Points that prune has removed for good.
+    graves: HashMap<(ObjectId, u64), Grave>,
     backups: HashMap<ObjectId, Arc<Backup>>,
     /// Records of points that the store has listed.
     listed: Vec<Name>,
@@ -118,7 +127,7 @@ struct State {
 
 impl State {
     fn hides(&self, key: &(ObjectId, u64)) -> bool {
-        self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
+        self.graves.contains_key(key) || self.trash.get(key).is_some_and(|(_, hidden)| *hidden)
     }
 }
 
@@ -287,12 +296,16 @@ impl Catalog {
         tracing::warn!("what was written is not looked at yet: {error}");
         written(&mut state);
         let Contents {
-            backups, points, ..
+            backups,
+            points,
+            forgotten,
+            ..
         } = visible(&state, &state.listed, BTreeMap::new());
         let mut shown = self.shown.lock();
         shown.contents = Arc::new(Contents {
             backups,
             points,
+            forgotten,
             ..(*shown.contents).clone()
         });
     }
@@ -307,7 +320,7 @@ impl Catalog {
                 .collect())
         };
         // The trash is listed before the points: a point made anew after being forgotten is never hidden.
-        let (backups, trash) = (listed(names::BACKUPS)?, listed(names::TRASH)?);
+        let (backups, trash) = (listed(names::BACKUPS)?, store.list(names::TRASH)?);
         let (catalogues, points) = (store.list(names::CATALOGUE)?, listed(names::POINTS)?);
         let mut problems = BTreeMap::new();
         let mut records = Records {
@@ -318,7 +331,7 @@ impl Catalog {
         records.read_backups(&backups)?;
         records.read_catalogues(catalogues)?;
         records.read_points(&points)?;
-        records.read_trash(&trash)?;
+        records.read_trash(trash)?;
         let contradictions = compare_with_seen(state, &points);
         for (backup, why) in &contradictions {
             problems.insert(names::backup(*backup), why.clone());
@@ -427,7 +440,7 @@ impl Catalog {
     pub fn commit(&self, backup: &[u8], draft: Draft) -> Result<Arc<Point>> {
         let mut record = draft.record;
         require_point_name(&record.name)?;
-        self.refuse_condemned()?;
+        let condemned = self.require_uncondemned(&record)?;
         let backup = self.ensure_backup(backup)?;
         let id = self.point_id(backup.id, &record.name);
         let (generation, sequence, previous) = self.next_place(&backup, id, &record.name)?;
@@ -453,6 +466,7 @@ impl Catalog {
             state.records.insert((id, generation), point.clone());
             state.listed.push(Name::Point(id, generation));
         });
+        self.require_still_uncondemned(&point, &condemned)?;
         Ok(point)
     }
 
@@ -466,6 +480,7 @@ impl Catalog {
         let state = self.state.lock();
         let of_name = || {
             let known = state.records.keys().chain(state.trash.keys());
+            let known = known.chain(state.graves.keys());
             known.filter(|key| key.0 == id)
         };
         // A point that is known and not in the trash has the name, even where the store does not list it just now.
@@ -490,25 +505,9 @@ impl Catalog {
         ))
     }
 
-    /// A pack that prune has condemned may be gone soon, and this program cannot tell which packs a point needs.
-    fn refuse_condemned(&self) -> Result<()> {
-        let listed = self.repository.store().list(names::CONDEMNED)?;
-        for name in listed.iter().filter_map(|object| Name::parse(&object.name)) {
-            let condemned: Condemned = self.repository.document(name)?;
-            if !condemned.done {
-                let message = format!(
-                    "{} is being pruned by a newer keepfs; try again when that is done",
-                    self.repository.location()
-                );
-                return Err(Error::new(Kind::Busy, message));
-            }
-        }
-        Ok(())
-    }
-
     /// Merges records into a catalogue when many lie loose. It only makes later starts faster: failure is harmless.
     fn gather_loose_records(&self) {
-        let catalogues = merged(&self.state.lock());
+        let catalogues = merged(&self.state.lock(), LOOSE_RECORDS_MAX);
         for catalogue in catalogues {
             if let Err(error) = self
                 .repository
@@ -523,11 +522,6 @@ impl Catalog {
     /// Forgets a point: it goes into the trash. Succeeds when it is there already.
     pub fn forget(&self, point: &Point) -> Result<()> {
         self.put_in_trash(point, true)
-    }
-
-    /// Takes a point out of the trash: it is visible again. Succeeds when it is not there.
-    pub fn undelete(&self, point: &Point) -> Result<()> {
-        self.put_in_trash(point, false)
     }
 
     /// Adds the next record to what the trash says of a point, unless its newest says the same.
@@ -669,6 +663,7 @@ fn visible(state: &State, listed: &[Name], problems: BTreeMap<String, String>) -
         }
     }
     name_backups(state, &mut contents);
+    contents.forgotten = trash::forgotten(state, listed);
     contents
 }
 

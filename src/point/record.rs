@@ -162,8 +162,43 @@ pub struct CatalogueEntry {
     pub id: ObjectId,
     /// Its generation.
     pub generation: u64,
-    /// The encoded [`PointRecord`], byte for byte.
+    /// The encoded [`PointRecord`], byte for byte; or 56 bytes, which no record has: a [`Grave`].
     pub record: Vec<u8>,
+}
+
+/// What stays of a point that prune has removed for good: it is never visible again, its name's next use takes a higher
+/// generation, and the chain of its backup's records is known to be whole without it. In a catalogue: 16 bytes backup,
+/// u64 sequence, 32 bytes hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grave {
+    /// The backup it belonged to.
+    pub backup: ObjectId,
+    /// Its sequence number there.
+    pub sequence: u64,
+    /// BLAKE3-256 of its encoded record.
+    pub hash: [u8; 32],
+}
+
+impl Grave {
+    /// Bytes in a catalogue.
+    pub const BYTES: usize = 56;
+
+    /// The bytes in a catalogue.
+    pub fn encode(&self) -> Vec<u8> {
+        [&self.backup.0[..], &self.sequence.to_le_bytes(), &self.hash].concat()
+    }
+
+    /// The grave with these bytes; none when they are none, and so a record.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let (backup, rest) = bytes.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            backup: ObjectId(*backup),
+            sequence: u64::from_le_bytes(*sequence),
+            hash: *rest.first_chunk()?,
+        })
+    }
 }
 
 /// `catalogue/<id>`: many point records in one object, so that a new host reads a few objects instead of all.
@@ -175,45 +210,23 @@ pub struct Catalogue {
     pub points: Vec<CatalogueEntry>,
 }
 
-/// `condemned/<n>`: packs that prune will delete. A point that refers to one must not be committed.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Condemned {
-    /// When the list was made, by the store's clock.
-    pub time: Time,
-    /// Packs that go.
-    pub packs: Vec<ObjectId>,
-    /// Index segments that go.
-    pub segments: Vec<ObjectId>,
-    /// Whether the list was carried out or withdrawn.
-    pub done: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What a lease keeps from being deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum LeaseKind {
-    /// A reader of one point.
-    Reader,
-    /// A writer whose packs are not in any point yet.
-    Writer,
-    /// An open point: never expires.
-    OpenPoint,
-}
-
-/// `leases/<id>`: somebody uses the repository.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Lease {
-    /// What it protects.
-    pub kind: LeaseKind,
-    /// The host that holds it.
-    pub host: String,
-    /// The process that holds it.
-    pub process: u32,
-    /// When it was taken.
-    pub taken: Time,
-    /// When it ends unless it is renewed; none for never.
-    pub ends: Option<Time>,
-    /// The point, for a reader.
-    pub point: Option<ObjectId>,
-    /// The backup's name and the point's name, for an open point.
-    pub name: Option<(Vec<u8>, Vec<u8>)>,
+    #[test]
+    fn a_grave_is_56_bytes_and_no_record_is() {
+        let grave = Grave {
+            backup: ObjectId([1; 16]),
+            sequence: 0x0203,
+            hash: [4; 32],
+        };
+        let bytes = grave.encode();
+        let expected = [&[1; 16][..], &[3, 2, 0, 0, 0, 0, 0, 0], &[4; 32]].concat();
+        assert_eq!(bytes, expected);
+        assert_eq!(Grave::decode(&bytes), Some(grave));
+        for other in [&bytes[1..], &[0; 57], &[]] {
+            assert_eq!(Grave::decode(other), None);
+        }
+    }
 }

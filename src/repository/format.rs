@@ -23,7 +23,7 @@
 //!  index/<id> ──────────► chunk id ──► pack, offset, length       sealed body
 //!  packs/tree/<xx>/<id>   pages ◄─────────────────────────┘       pack
 //!  packs/data/<xx>/<id>   contents of files                       pack
-//!  leases/ sessions/ condemned/                                   documents of writers; a reader ignores them
+//!  leases/ sessions/ condemned/                                   documents of writers and of prune; a reader ignores them
 //! ```
 //! Names are built and parsed in `store/names.rs`: ids are 32 hexadecimal digits, numbers and generations 16, `xx`
 //! is the id's first byte. A reader ignores names of any other form. Nothing is ever changed in place. Of a series,
@@ -73,11 +73,26 @@
 //! | `config/` | `Settings`, in `repository/mod.rs` |
 //! | `backups/` | `BackupRecord` in `point/record.rs` |
 //! | `points/` | `PointRecord`; its owner and tree in `point/entry.rs`; a time is `i64` seconds and `u32` nanoseconds |
-//! | `trash/`, `marks/`, `catalogue/`, `leases/`, `condemned/` | `Trash`, `Mark`, `Catalogue`, `Lease`, `Condemned` in `point/record.rs` |
+//! | `trash/`, `marks/`, `catalogue/` | `Trash`, `Mark`, `Catalogue` in `point/record.rs` |
+//! | `leases/`, `condemned/` | `Lease` in `repository/lease.rs`, `Condemned` in `repository/condemned.rs` |
 //! | pages | `StoredDirectory`, `ContentPage`, `Child` in `point/page.rs`, `Node`, `File`, `Content`, `Extent` in `point/entry.rs` |
 //!
 //! A point is visible when its record is there and `trash/` with the same id and generation is not, or the highest of
-//! its records says that the forgetting was undone. Of several generations of one id the highest visible one holds.
+//! its records says that the forgetting was undone. Of several generations of one id the highest visible one holds. A
+//! point of which a catalogue holds a grave (56 bytes in place of the record) is not visible, whatever else is there.
+//!
+//! # What a writer must do so that prune takes nothing from it
+//!
+//! 1. Read the newest `condemned/<n>` first, then the index; take no chunk for stored that is only in packs which that record
+//!    names.
+//! 2. Before a point's record is created, and again after it, read the newest `condemned/<n>`. If it is the one of step 1 and
+//!    not decided, or the next after one that was done or none, and the store's time of the point's record lies before its
+//!    `time`, nothing more is to be done. Otherwise see that every chunk below the point is in the index, as the store has it
+//!    now, in a pack that the record does not name. A list that is not decided may be withdrawn: create the next number,
+//!    done and without packs. If neither is possible, create no record, or forget it and bury it.
+//!
+//! `prune` says why that is enough. A writer that stores for long before it commits should hold a lease
+//! (`repository/lease.rs`); an index that is merged leaves out packs that are decided or done.
 //!
 //! # From a chunk's id to its bytes
 //!

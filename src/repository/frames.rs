@@ -90,16 +90,48 @@ impl Repository {
             .store
             .get_range(&Self::pack_name(location), range)
             .map_err(|error| match error.kind() {
-                Kind::NotFound => Error::new(
-                    Kind::Damaged,
-                    format!(
+                Kind::NotFound => {
+                    self.note_gone(location.pack.id);
+                    let message = format!(
                         "pack {} is missing from {}",
                         location.pack.id,
                         self.location()
-                    ),
-                ),
+                    );
+                    Error::new(Kind::Damaged, message)
+                }
                 _ => error.context(format_args!("reading pack {}", location.pack.id)),
             })
+    }
+
+    /// The index that is loaded lists a pack that is not there: prune may have moved what is needed of it.
+    fn note_gone(&self, pack: ObjectId) {
+        if !self.take_for_gone(pack) {
+            return;
+        }
+        if let Err(error) = self.index.refresh(&self.access) {
+            tracing::warn!("the index was not looked at anew: {error}");
+        }
+    }
+
+    /// From now on a chunk is looked for in this pack only when it is in no other. False when that was known.
+    pub fn take_for_gone(&self, pack: ObjectId) -> bool {
+        self.gone.write().insert(pack)
+    }
+
+    /// Whether reading has found that this pack is not there.
+    pub fn is_gone(&self, pack: &ObjectId) -> bool {
+        self.gone.read().contains(pack)
+    }
+
+    /// Where the chunk is now, when the pack that was to be read is gone and another one has it.
+    fn moved(&self, location: &Location, error: Error) -> Result<Location> {
+        if !self.is_gone(&location.pack.id) {
+            return Err(error);
+        }
+        match self.find(&location.id)? {
+            Some(other) if !self.is_gone(&other.pack.id) => Ok(other),
+            _ => Err(error),
+        }
     }
 
     /// A decompressed frame of the pack that `location` names.
@@ -228,6 +260,21 @@ impl Repository {
                 "a chunk is shorter than the file that holds it says",
             ));
         }
+        let begin = output.len();
+        let read = self.append_located(location, &range, output);
+        read.or_else(|error| {
+            let other = self.moved(location, error)?;
+            output.truncate(begin);
+            self.read_located(&other, range.clone(), output)
+        })
+    }
+
+    fn append_located(
+        &self,
+        location: &Location,
+        range: &Range<u32>,
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut at = location.offset + range.start;
         let end = location.offset + range.end;
         while at < end {

@@ -4,7 +4,7 @@ use super::Access;
 use super::crypto::{ObjectKind, Owner};
 use super::pack::{FrameSpan, PackFacts};
 use super::sealed::{self, Opener, Sealer};
-use super::segment::{self, CacheFile, ChunkEntry, PackEntry, Segment};
+use super::segment::{self, CacheFile, Changed, ChunkEntry, PackEntry, Segment};
 use crate::clock::{Clock, Time};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
@@ -25,6 +25,8 @@ const UPLOAD_BYTES: usize = 8 << 20;
 /// Where a chunk is.
 #[derive(Clone, Debug)]
 pub struct Location {
+    /// The chunk.
+    pub id: ChunkId,
     segment: Arc<Segment>,
     /// The pack that holds it.
     pub pack: PackEntry,
@@ -231,10 +233,23 @@ impl Index {
 
     /// Where the chunk is; when several packs or segments list it, one that is trusted for `origin` if there is one.
     pub(crate) fn find(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
+        self.find_outside(id, origin, &HashSet::new())
+    }
+
+    /// As [`Self::find`], but not in these packs.
+    pub(crate) fn find_outside(
+        &self,
+        id: &ChunkId,
+        origin: Option<ObjectId>,
+        packs: &HashSet<ObjectId>,
+    ) -> Result<Option<Location>> {
         let mut other = None;
         for segment in self.segments.read().iter() {
             for chunk in segment.find(id)? {
                 let location = locate(segment, &chunk?)?;
+                if packs.contains(&location.pack.id) {
+                    continue;
+                }
                 if location.trusted(origin) {
                     return Ok(Some(location));
                 }
@@ -276,35 +291,69 @@ impl Index {
     }
 
     /// Merges segments where too many of similar size have gathered; returns how many were merged.
-    /// None while another thread merges.
-    pub(crate) fn merge(&self, access: &Access) -> Result<usize> {
+    /// None while another thread merges. Packs that prune has deleted are left out.
+    pub(crate) fn merge(&self, access: &Access, dropped: HashSet<ObjectId>) -> Result<usize> {
         let Some(_one_at_a_time) = self.merging.try_lock() else {
             return Ok(0);
         };
         let Some(chosen) = tier_to_merge(&self.segments()) else {
             return Ok(0);
         };
-        self.publish_merger(access, &chosen, &HashSet::new())?;
+        let changed = Changed {
+            dropped,
+            ..Changed::default()
+        };
+        self.publish_merger(access, &chosen, &changed)?;
         Ok(chosen.len())
+    }
+
+    /// Takes packs out of the index: the segments that list them are merged into one without them, which takes their
+    /// place. Returns how many segments that were. One creation, so a crash leaves either the old state or the new one.
+    pub(crate) fn publish_without(
+        &self,
+        access: &Access,
+        packs: &HashSet<ObjectId>,
+    ) -> Result<usize> {
+        let _one_at_a_time = self.merging.lock();
+        let chosen = self.segments_with(|pack| packs.contains(&pack.id))?;
+        if !chosen.is_empty() {
+            let changed = Changed {
+                dropped: packs.clone(),
+                ..Changed::default()
+            };
+            self.publish_merger(access, &chosen, &changed)?;
+        }
+        Ok(chosen.len())
+    }
+
+    /// The live segments that list such a pack.
+    fn segments_with(&self, wanted: impl Fn(&PackEntry) -> bool) -> Result<Vec<Arc<Segment>>> {
+        let mut chosen = Vec::new();
+        for segment in self.segments().iter() {
+            for number in 0..segment.pack_count() {
+                if wanted(&segment.pack(number)?) {
+                    chosen.push(segment.clone());
+                    break;
+                }
+            }
+        }
+        Ok(chosen)
     }
 
     /// Publishes that every chunk of these packs was hashed here: the segments that say otherwise are merged into one
     /// that says so, and takes their place. One creation, so a crash leaves either the old state or the new one.
     pub(crate) fn publish_hashed(&self, access: &Access, packs: &HashSet<ObjectId>) -> Result<()> {
         let _one_at_a_time = self.merging.lock();
-        let mut chosen = Vec::new();
-        for segment in self.segments().iter() {
-            for number in 0..segment.pack_count() {
-                let pack = segment.pack(number)?;
-                if !pack.hashed() && packs.contains(&pack.id) {
-                    chosen.push(segment.clone());
-                    break;
-                }
-            }
-        }
+        let chosen = self.segments_with(|pack| !pack.hashed() && packs.contains(&pack.id))?;
         match chosen.is_empty() {
             true => Ok(()),
-            false => self.publish_merger(access, &chosen, packs),
+            false => {
+                let changed = Changed {
+                    hashed: packs.clone(),
+                    ..Changed::default()
+                };
+                self.publish_merger(access, &chosen, &changed)
+            }
         }
     }
 
@@ -312,10 +361,10 @@ impl Index {
         &self,
         access: &Access,
         segments: &[Arc<Segment>],
-        hashed: &HashSet<ObjectId>,
+        changed: &Changed,
     ) -> Result<()> {
         let mut file = CacheFile::new(&self.directory)?;
-        segment::merge(segments, hashed, &mut file)?;
+        segment::merge(segments, changed, &mut file)?;
         let id = ObjectId::random();
         let path = file.keep(&id.to_string())?;
         let merged = Segment::map(id, &path)?;
@@ -393,8 +442,9 @@ fn tier_to_merge(segments: &[Arc<Segment>]) -> Option<Vec<Arc<Segment>>> {
     )
 }
 
-fn locate(segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {
+pub(super) fn locate(segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {
     Ok(Location {
+        id: chunk.id,
         pack: segment.pack(chunk.pack)?,
         segment: segment.clone(),
         offset: chunk.offset,

@@ -3,23 +3,27 @@
 //! [`mod@format`] describes every byte; the other files of this room hold each structure's layout beside its code.
 
 mod codec;
+mod condemned;
 mod crypto;
 pub mod format;
 mod frames;
 mod header;
 mod index;
 mod keys;
+mod lease;
 mod pack;
 mod sealed;
 mod segment;
 mod writer;
 
 pub use codec::{decode, encode};
+pub use condemned::{Condemnation, Condemned, Stage};
 pub use crypto::{Ring, Secret};
 pub use frames::Frame;
 pub use header::Header;
 pub use index::Location;
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
+pub use lease::{Lease, LeaseKind, OpenPointMark};
 pub use pack::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, FrameSpan,
     HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,
@@ -39,7 +43,8 @@ use bytes::Bytes;
 use crypto::{ObjectKind, Owner};
 use frames::FrameCache;
 use index::Index;
-use std::collections::HashSet;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +105,10 @@ pub const DEFAULT_CUT: CutLimits = CutLimits {
 pub const DEFAULT_PACK_BYTES: u64 = 16 << 20;
 /// The range of pack sizes.
 pub const PACK_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// Name of the setting that says for how many days a forgotten point can be brought back.
+pub const TRASH_DAYS: &str = "trash-days";
+/// Its value where it is not set.
+pub const DEFAULT_TRASH_DAYS: u32 = 7;
 /// zstd level of new repositories.
 pub const DEFAULT_LEVEL: i32 = 3;
 
@@ -127,6 +136,14 @@ impl Settings {
     pub fn cutting(&self) -> Cutting {
         Cutting::by_content(&self.seed, self.cut.min, self.cut.average, self.cut.max)
             .expect("check() has seen the limits")
+    }
+
+    /// Seconds for which a forgotten point can be brought back: the setting `trash-days`, or a week.
+    pub fn trash_seconds(&self) -> i64 {
+        let mut more = self.more.iter();
+        let days = more.find(|(name, _)| name == TRASH_DAYS);
+        let days = days.and_then(|(_, value)| value.parse::<u32>().ok());
+        i64::from(days.unwrap_or(DEFAULT_TRASH_DAYS)) * 24 * 60 * 60
     }
 
     fn check(&self) -> Result<()> {
@@ -190,6 +207,12 @@ pub struct Repository {
     index: Index,
     frames: FrameCache,
     local: Local,
+    /// What prune was about to delete when it was asked for last.
+    condemned: Mutex<Arc<Condemnation>>,
+    /// The same, when each writer of this process began; the oldest first.
+    writers: Mutex<BTreeMap<u64, Arc<Condemnation>>>,
+    /// Packs that were listed and that reading has not found.
+    gone: RwLock<HashSet<ObjectId>>,
 }
 
 impl Repository {
@@ -289,6 +312,9 @@ impl Repository {
             settings,
             index,
             local,
+            condemned: Mutex::default(),
+            writers: Mutex::default(),
+            gone: RwLock::default(),
         }))
     }
 
@@ -309,6 +335,9 @@ impl Repository {
             settings: self.settings.clone(),
             index,
             local: self.local.clone(),
+            condemned: Mutex::default(),
+            writers: Mutex::default(),
+            gone: RwLock::default(),
         }))
     }
 
@@ -375,7 +404,7 @@ impl Repository {
             return Ok(location);
         }
         self.index.refresh(&self.access)?;
-        self.index.find(id, None)?.ok_or_else(|| {
+        self.find(id)?.ok_or_else(|| {
             let message = format!(
                 "chunk {id} is not in the index of {}; run `keepfs check`",
                 self.location()
@@ -391,14 +420,63 @@ impl Repository {
 
     /// As [`Self::find`], for frames of `origin`. A damaged cache of the index heals by the way.
     fn find_for(&self, id: &ChunkId, origin: Option<ObjectId>) -> Result<Option<Location>> {
-        let found = self.index.find(id, origin);
+        let find = || {
+            let gone = self.gone.read();
+            match gone.is_empty() {
+                true => self.index.find(id, origin),
+                // Of what is listed in several packs one may be there.
+                false => match self.index.find_outside(id, origin, &gone)? {
+                    None => self.index.find(id, origin),
+                    found => Ok(found),
+                },
+            }
+        };
+        let found = find();
         if !self.index.is_spoiled() {
             return found;
         }
         match self.index.refresh(&self.access) {
-            Ok(()) => self.index.find(id, origin),
+            Ok(()) => find(),
             Err(error) => found.or(Err(error)),
         }
+    }
+
+    /// Where the chunk is in a pack that stays, as far as the loaded index and what was asked last of prune's lists know.
+    pub fn find_kept(&self, id: &ChunkId) -> Result<Option<Location>> {
+        self.find_outside(id, None, &self.known_condemned().going())
+    }
+
+    /// Where the chunk is, as [`Self::find`] knows, but not in these packs; hashed here or by `origin` if possible.
+    pub(crate) fn find_outside(
+        &self,
+        id: &ChunkId,
+        origin: Option<ObjectId>,
+        packs: &HashSet<ObjectId>,
+    ) -> Result<Option<Location>> {
+        if packs.is_empty() {
+            return self.find_for(id, origin);
+        }
+        let found = self.index.find_outside(id, origin, packs);
+        if !self.index.is_spoiled() {
+            return found;
+        }
+        match self.index.refresh(&self.access) {
+            Ok(()) => self.index.find_outside(id, origin, packs),
+            Err(error) => found.or(Err(error)),
+        }
+    }
+
+    /// Where a chunk is that one of the live segments lists.
+    pub fn located(&self, segment: &Arc<Segment>, chunk: &ChunkEntry) -> Result<Location> {
+        index::locate(segment, chunk)
+    }
+
+    /// Takes these packs out of the index: the segments that list one of them are merged into one without them, which
+    /// takes their place. Returns how many segments that were.
+    pub fn drop_packs(&self, packs: &HashSet<ObjectId>) -> Result<usize> {
+        self.require_writable()?;
+        self.index.refresh(&self.access)?;
+        self.index.publish_without(&self.access, packs)
     }
 
     /// Loads index segments that other hosts have written since.
@@ -408,7 +486,8 @@ impl Repository {
 
     /// Merges index segments where many have gathered; returns how many were merged.
     pub fn merge_index(&self) -> Result<usize> {
-        self.index.merge(&self.access)
+        let gone = self.known_condemned().going();
+        self.index.merge(&self.access, gone)
     }
 
     /// The live index segments.

@@ -18,7 +18,7 @@
 
 mod merge;
 
-pub(crate) use merge::merge;
+pub(crate) use merge::{Changed, merge};
 
 use super::codec::Fields;
 use super::pack::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FrameSpan, HEADER_BYTES, PackFacts};
@@ -716,6 +716,19 @@ impl Segment {
                 false => self.lower_bound(id)?,
             },
         })
+    }
+
+    /// As [`Self::find`], each with its place in the order of ids.
+    pub fn find_numbered(&self, id: &ChunkId) -> Result<Vec<(u64, ChunkEntry)>> {
+        let mut found = self.find(id)?;
+        let mut all = Vec::new();
+        loop {
+            let number = found.next;
+            match found.next() {
+                Some(chunk) => all.push((number, chunk?)),
+                None => return Ok(all),
+            }
+        }
     }
 
     fn filter_allows(&self, id: &ChunkId) -> bool {

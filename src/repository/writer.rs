@@ -2,6 +2,8 @@
 //! a chunk is in the index only when its pack is durable, and [`Writer::flush`] returns when both are.
 
 use super::Repository;
+use super::condemned::Condemnation;
+use super::lease::{OpenPointMark, WriterLease};
 use super::pack::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, PACK_CHUNKS_MAX, PackBuilder, PackFacts,
     Payload, STREAM_BYTES_MAX,
@@ -151,6 +153,13 @@ pub struct Writer {
     repository: Arc<Repository>,
     /// The repository that moved frames come from.
     origin: Option<ObjectId>,
+    /// Among the repository's writers.
+    number: u64,
+    /// What prune was about to delete when this writer began: it is not taken for stored.
+    condemned: Arc<Condemnation>,
+    lease: WriterLease,
+    /// The mark of the open point that this writes for.
+    mark: Option<OpenPointMark>,
     claimed: [Mutex<HashSet<ChunkId>>; SHARDS],
     window: Mutex<Window>,
     /// Frames of full windows, compressed by whoever comes by next.
@@ -182,9 +191,14 @@ impl Writer {
     pub fn new(repository: Arc<Repository>, origin: Option<ObjectId>) -> Result<Self> {
         repository.require_writable()?;
         let window_bytes = repository.local().window_bytes();
+        let (number, condemned) = repository.begin_writer()?;
         Ok(Self {
+            lease: WriterLease::new(repository.clone()),
             repository,
             origin,
+            number,
+            condemned,
+            mark: None,
             claimed: Default::default(),
             window: Mutex::default(),
             ready: Mutex::default(),
@@ -198,6 +212,12 @@ impl Writer {
             failed: Mutex::default(),
             written: Arc::default(),
         })
+    }
+
+    /// The same, for an open point: the point's mark is made before anything is stored.
+    pub fn marked(mut self, mark: &OpenPointMark) -> Self {
+        self.mark = Some(mark.clone());
+        self
     }
 
     /// The repository written to.
@@ -217,7 +237,8 @@ impl Writer {
     }
 
     fn in_index(&self, id: &ChunkId) -> Result<bool> {
-        let found = self.repository.find_for(id, self.origin)?;
+        let packs = &self.condemned.packs;
+        let found = self.repository.find_outside(id, self.origin, packs)?;
         Ok(found.is_some_and(|location| location.trusted(self.origin)))
     }
 
@@ -419,6 +440,10 @@ impl Writer {
     }
 
     fn open_pack(&self, kind: PackKind) -> Result<OpenPack> {
+        match &self.mark {
+            Some(mark) => mark.hold()?,
+            None => self.lease.hold()?,
+        }
         let origin = match kind {
             PackKind::Data => self.origin.unwrap_or_default(),
             PackKind::Tree => ObjectId::default(),
@@ -603,6 +628,7 @@ fn join(finishing: JoinHandle<Result<()>>) -> Result<()> {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.repository.end_writer(self.number);
         for finishing in self.finishing.lock().drain(..) {
             // The failure, if any, was or will be reported by flush(); here only the thread must not outlive us.
             let _ = join(finishing);

@@ -14,7 +14,7 @@ use crate::filesystem::errno::Answer;
 use crate::filesystem::repositories::{CompletePoint, MountedRepository};
 use crate::id::ObjectId;
 use crate::point::{PARTIAL, Trees};
-use crate::repository::make_private;
+use crate::repository::{OpenPointMark, make_private};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -75,6 +75,11 @@ impl OpenPoint {
         (backup, facts): (ObjectId, Facts),
         (state, journal): (State, Journal),
     ) -> Self {
+        let name = (
+            repository.backup_name(backup).into_bytes(),
+            state.name.clone(),
+        );
+        let mark = OpenPointMark::new(repository.catalog.repository().clone(), id, name);
         Self {
             id,
             repository: repository.clone(),
@@ -83,7 +88,8 @@ impl OpenPoint {
             maker: facts.uid,
             directory,
             repositories: repositories.clone(),
-            bringer: Bringer::new(repository.trees.clone()),
+            bringer: Bringer::new(repository.trees.clone()).marked(&mark),
+            mark,
             inner: Mutex::new(Inner {
                 state,
                 stage: Stage::Open,
@@ -151,9 +157,11 @@ impl OpenPoint {
             (backup, facts),
             (state, journal),
         );
+        open.mark.resume();
         open.find_from_again();
         if open.was_sealed() {
             remove(&open.set_aside());
+            open.mark.give_back_behind();
             return Ok(None);
         }
         open.trim_spools()?;

@@ -5,11 +5,11 @@ use crate::copy::{Transfer, TransferOptions};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Content, Trees};
-use crate::repository::{Lane, Writer};
+use crate::repository::{Lane, OpenPointMark, Writer};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Files that may wait: then the tool waits, too, so that its backlog is bounded.
 const WAITING_MAX: usize = 1024;
@@ -32,6 +32,8 @@ struct Shared {
     transfers: Mutex<HashMap<ObjectId, Arc<Transfer>>>,
     /// The first failure; the next call tells it.
     failed: Mutex<Option<Failed>>,
+    /// The mark of the open point that this brings for.
+    mark: OnceLock<OpenPointMark>,
 }
 
 /// Brings the chunks of sources into one repository.
@@ -51,10 +53,17 @@ impl Bringer {
                 target,
                 transfers: Mutex::default(),
                 failed: Mutex::default(),
+                mark: OnceLock::new(),
             }),
             tasks: Mutex::default(),
             alive: Arc::default(),
         }
+    }
+
+    /// The same, for an open point.
+    pub(super) fn marked(self, mark: &OpenPointMark) -> Self {
+        self.shared.mark.get_or_init(|| mark.clone());
+        self
     }
 
     /// The queue; the thread behind it begins with the first task and ends with this.
@@ -127,7 +136,14 @@ impl Bringer {
     pub(super) fn want_named(&self, source: &Arc<SourceFile>, name: &[u8]) {
         let lane = lane_of(source, name);
         let wanted = || self.tasks().send(Task::Want(source.clone(), lane));
-        if !self.is_own(source) && wanted().is_err() {
+        if self.is_own(source) {
+            // What it refers to may be forgotten before it is sealed.
+            self.shared
+                .mark
+                .get()
+                .into_iter()
+                .for_each(OpenPointMark::hold_behind);
+        } else if wanted().is_err() {
             self.stopped();
         }
     }
@@ -176,7 +192,11 @@ impl Shared {
             return Ok(transfer.clone());
         }
         let target = self.target.repository();
-        let writer = Arc::new(Writer::new(target.clone(), Some(id))?);
+        let mut writer = Writer::new(target.clone(), Some(id))?;
+        if let Some(mark) = self.mark.get() {
+            writer = writer.marked(mark);
+        }
+        let writer = Arc::new(writer);
         let options = TransferOptions::between(source.repository(), target);
         let transfer = Transfer::new(source.clone(), writer, options);
         let transfer = Arc::new(transfer);

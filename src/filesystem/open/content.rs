@@ -93,7 +93,7 @@ pub(in crate::filesystem) fn is_there(trees: &Arc<Trees>, file: &File) -> Result
             Err(error) => return Err(error),
         };
         if let Some(chunk) = chunk
-            && trees.repository().find(&chunk)?.is_none()
+            && trees.repository().find_kept(&chunk)?.is_none()
         {
             return Ok(false);
         }

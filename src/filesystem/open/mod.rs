@@ -45,6 +45,7 @@ use crate::clock::Time;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
 use crate::point::Entry;
+use crate::repository::OpenPointMark;
 use begin::find_trees;
 use bring::Bringer;
 use change::Change;
@@ -105,6 +106,8 @@ pub(super) struct OpenPoint {
     bringer: Bringer,
     spool: Arc<Spool>,
     streamer: Arc<Streamer>,
+    /// Keeps from prune what is stored for it and what it refers to.
+    mark: OpenPointMark,
 }
 
 impl std::fmt::Debug for OpenPoint {
@@ -271,6 +274,7 @@ impl OpenPoint {
             self.set_aside()
         };
         remove(&gone);
+        self.mark.give_back_behind();
         Ok(())
     }
 

@@ -90,7 +90,10 @@ impl OpenPoint {
         self.settled.notify_all();
         self.hold(&mut inner);
         drop(inner);
-        gone.iter().for_each(|gone| remove(gone));
+        if let Some(gone) = gone {
+            remove(&gone);
+            self.mark.give_back();
+        }
     }
 
     pub(super) fn commit(&self, record: PointRecord) -> Result<Arc<Point>> {
@@ -129,7 +132,7 @@ impl OpenPoint {
         let sources = self.inner.lock().state.sources_in_order();
         sources.iter().for_each(|source| self.bringer.want(source));
         let repository = self.repository.catalog.repository();
-        let writer = Arc::new(Writer::new(repository.clone(), None)?);
+        let writer = Arc::new(Writer::new(repository.clone(), None)?.marked(&self.mark));
         let ((tree, top), referred) = Workers::during(THREADS, |workers| {
             let sealing = Sealing {
                 open: self,
@@ -212,7 +215,7 @@ impl Referred {
             }
         }
         for chunk in &self.chunks {
-            if trees.repository().find(chunk)?.is_none() {
+            if trees.repository().find_kept(chunk)?.is_none() {
                 return Err(lacking(trees, &format!("chunk {chunk}")));
             }
         }

@@ -175,6 +175,7 @@ impl Shared {
                 shared: self,
                 workers,
                 contents: None,
+                marked: HashSet::new(),
                 pending: Vec::new(),
                 unpublished: 0,
                 again: VecDeque::new(),
@@ -203,8 +204,10 @@ struct Put {
 struct Storing<'a> {
     shared: &'a Shared,
     workers: &'a Workers,
-    /// Where chunks go, until something fails.
+    /// Where chunks go, until something fails or another open point comes.
     contents: Option<Contents>,
+    /// Open points whose marks are in the store.
+    marked: HashSet<ObjectId>,
     pending: Vec<Put>,
     /// Bytes put since packs were published last.
     unpublished: u64,
@@ -331,7 +334,18 @@ impl Storing<'_> {
         }
     }
 
-    fn contents(&mut self) -> Result<Contents> {
+    /// Where the chunks of an open point go. Its mark is made before the writer begins: prune deletes nothing that was
+    /// listed after the mark, and what was listed before it the writer does not take for stored. That matters more here
+    /// than elsewhere, as the bytes leave the spool.
+    fn contents(&mut self, open: ObjectId) -> Result<Contents> {
+        if !self.marked.contains(&open) {
+            // Asked of the store while nothing is held.
+            let mark = self.shared.with_point(open, |open| open.mark.clone());
+            mark.map_or(Ok(()), |mark| mark.hold())?;
+            self.flush(open)?;
+            self.contents = None;
+            self.marked.insert(open);
+        }
         if let Some(contents) = &self.contents {
             return Ok(contents.clone());
         }
@@ -343,7 +357,7 @@ impl Storing<'_> {
 
     /// Puts a stretch into packs, as far as it is cut already; how many bytes.
     fn put(&mut self, open: ObjectId, mut stretch: Stretch) -> Result<u64, Broken> {
-        let contents = self.contents()?;
+        let contents = self.contents(open)?;
         let (extents, hasher) = match stretch.whole {
             true => (vec![self.put_whole(&contents, &stretch)?], None),
             false => {

@@ -2,9 +2,10 @@
 
 use super::merge::Held;
 use super::{Backup, Point, State};
+use crate::clock::Time;
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
-use crate::point::record::{Catalogue, Trash};
+use crate::point::record::{Catalogue, Grave, Trash};
 use crate::repository::{Repository, decode};
 use crate::store::Object;
 use crate::store::names::Name;
@@ -102,10 +103,15 @@ impl Records<'_> {
         let mut held = Held::default();
         for entry in catalogue.points {
             let key = (entry.id, entry.generation);
+            held.bytes += entry.record.len();
+            if let Some(grave) = Grave::decode(&entry.record) {
+                held.graves.push(key);
+                self.state.graves.insert(key, grave);
+                continue;
+            }
             if let Some(point) = self.noted(name, point_of(key, &entry.record))? {
                 self.state.records.entry(key).or_insert(Arc::new(point));
                 held.keys.push(key);
-                held.bytes += entry.record.len();
             }
         }
         self.state.replaced.extend(catalogue.replaces);
@@ -135,8 +141,11 @@ impl Records<'_> {
     }
 
     /// Reads what was forgotten, and what of that is undone.
-    pub fn read_trash(&mut self, listed: &[Name]) -> Result<()> {
-        let series = series(listed, |name| match name {
+    pub fn read_trash(&mut self, objects: Vec<Object>) -> Result<()> {
+        let named = |object: &Object| Some((Name::parse(&object.name)?, object.modified));
+        let times: HashMap<Name, Time> = objects.iter().filter_map(named).collect();
+        let listed: Vec<Name> = times.keys().copied().collect();
+        let series = series(&listed, |name| match name {
             Name::Trash(id, generation, n) => Some(((id, generation), n)),
             _ => None,
         });
@@ -156,6 +165,11 @@ impl Records<'_> {
             let hidden = trash.is_none_or(|trash| !trash.undone);
             self.state.trash.insert(key, (n, hidden));
         }
+        let newest = self.state.trash.iter().filter_map(|(key, (n, _))| {
+            let time = times.get(&Name::Trash(key.0, key.1, *n))?;
+            Some((*key, *time))
+        });
+        self.state.trash_times = newest.collect();
         Ok(())
     }
 

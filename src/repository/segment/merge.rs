@@ -8,6 +8,15 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+/// What a merger says otherwise than the segments that it replaces.
+#[derive(Default)]
+pub(crate) struct Changed {
+    /// Packs whose chunks were all hashed here since.
+    pub hashed: HashSet<ObjectId>,
+    /// Packs that are listed no more.
+    pub dropped: HashSet<ObjectId>,
+}
+
 /// A pack of the merger, and where its frames stand now.
 struct Kept<'a> {
     segment: &'a Segment,
@@ -18,20 +27,21 @@ struct Kept<'a> {
 /// What the merger lists.
 struct Packs<'a> {
     kept: Vec<Kept<'a>>,
-    /// For each segment and each of its packs the pack's place in the merger; none where another segment lists it too.
+    /// For each segment and each of its packs the pack's place in the merger; none where another segment lists it too, or
+    /// where it is dropped.
     places: Vec<Vec<Option<u32>>>,
     frames: u32,
 }
 
 /// Writes the merger of several segments, which replaces them (and what they replaced), into a cache file. A pack that
-/// several of them list is listed once, as hashed if one of them says so. So are the packs in `hashed`.
+/// several of them list is listed once, as hashed if one of them says so.
 pub(crate) fn merge(
     segments: &[Arc<Segment>],
-    hashed: &HashSet<ObjectId>,
+    changed: &Changed,
     output: &mut CacheFile,
 ) -> Result<()> {
     let replaced = all_replaced(segments)?;
-    let packs = packs_of(segments, hashed)?;
+    let packs = packs_of(segments, changed)?;
     let counts = Counts {
         packs: packs.kept.len() as u32,
         replaced: replaced.len() as u32,
@@ -61,7 +71,7 @@ fn all_replaced(segments: &[Arc<Segment>]) -> Result<Vec<ObjectId>> {
     Ok(replaced)
 }
 
-fn packs_of<'a>(segments: &'a [Arc<Segment>], hashed: &HashSet<ObjectId>) -> Result<Packs<'a>> {
+fn packs_of<'a>(segments: &'a [Arc<Segment>], changed: &Changed) -> Result<Packs<'a>> {
     let mut packs = Packs {
         kept: Vec::new(),
         places: Vec::new(),
@@ -72,7 +82,11 @@ fn packs_of<'a>(segments: &'a [Arc<Segment>], hashed: &HashSet<ObjectId>) -> Res
         let mut places = Vec::with_capacity(segment.counts.packs as usize);
         for number in 0..segment.counts.packs {
             let mut listed = segment.pack(number)?;
-            if hashed.contains(&listed.id) {
+            if changed.dropped.contains(&listed.id) {
+                places.push(None);
+                continue;
+            }
+            if changed.hashed.contains(&listed.id) {
                 listed.origin = ObjectId::default();
             }
             let key = (listed.kind, listed.id);

@@ -1,0 +1,214 @@
+//! Leases: what writers say so that prune waits for them. `leases/<id>`.
+//!
+//! A writer's lease makes nothing safe that would not be safe without: a commit looks itself whether all that its point
+//! refers to will stay, and is refused otherwise. It only sees to it that a long backup is not refused at its end. The mark
+//! of an open point does more: what tools wrote may be nowhere else, so prune deletes nothing that it listed after the mark. While a
+//! writer's or an open point's lease is alive, prune condemns no pack that was stored after it, and lets no point go that
+//! was forgotten after it.
+//!
+//! A lease begins when the store stamped its object. It is alive until it is deleted, or, by the store's own times, for
+//! as long as it says (the time from `taken` to `ends`); the mark of an open point has no end. A renewal is another
+//! object that names the first one as its `point`: the lease is alive as long as one of them is, and began with the
+//! earliest that is still there.
+
+use super::{Repository, host_name};
+use crate::clock::Time;
+use crate::error::{Kind, Result};
+use crate::id::ObjectId;
+use crate::store::names::Name;
+use bincode::{Decode, Encode};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// How long a writer's lease lasts: a host that sleeps over a weekend's day goes on.
+const WRITER_SECONDS: i64 = 48 * 60 * 60;
+/// Age from which it is renewed.
+const RENEW_SECONDS: i64 = 8 * 60 * 60;
+
+/// What a lease keeps from being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum LeaseKind {
+    /// A reader of one point.
+    Reader,
+    /// A writer whose packs are not in any point yet.
+    Writer,
+    /// An open point: never expires.
+    OpenPoint,
+}
+
+/// `leases/<id>`: somebody uses the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Lease {
+    /// What it protects.
+    pub kind: LeaseKind,
+    /// The host that holds it.
+    pub host: String,
+    /// The process that holds it.
+    pub process: u32,
+    /// When it was taken.
+    pub taken: Time,
+    /// When it ends unless it is renewed; none for never.
+    pub ends: Option<Time>,
+    /// The point, for a reader; the lease that this one renews, for a writer.
+    pub point: Option<ObjectId>,
+    /// The backup's name and the point's name, for an open point.
+    pub name: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Lease {
+    /// Seconds from its object's time for which it lasts; none for ever.
+    pub fn seconds(&self) -> Option<i64> {
+        let ends = self.ends?;
+        Some(ends.seconds.saturating_sub(self.taken.seconds).max(0))
+    }
+}
+
+/// A writer's lease: taken with its first pack, and gone with it.
+#[derive(Debug)]
+pub(crate) struct WriterLease {
+    repository: Arc<Repository>,
+    /// The objects, the first one first, and when the last was made.
+    taken: Mutex<(Vec<ObjectId>, Time)>,
+}
+
+impl WriterLease {
+    pub(crate) fn new(repository: Arc<Repository>) -> Self {
+        Self {
+            repository,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Takes the lease, or renews one that is old. Called before each pack is begun.
+    pub(crate) fn hold(&self) -> Result<()> {
+        let now = self.repository.now();
+        let (objects, last) = &mut *self.taken.lock();
+        let age = now.seconds.saturating_sub(last.seconds);
+        if !objects.is_empty() && (0..RENEW_SECONDS).contains(&age) {
+            return Ok(());
+        }
+        let lease = Lease {
+            kind: LeaseKind::Writer,
+            host: host_name(),
+            process: std::process::id(),
+            taken: now,
+            ends: Some(Time::new(now.seconds.saturating_add(WRITER_SECONDS), 0)),
+            point: objects.first().copied(),
+            name: None,
+        };
+        let id = ObjectId::random();
+        self.repository.create_document(Name::Lease(id), &lease)?;
+        objects.push(id);
+        *last = now;
+        Ok(())
+    }
+}
+
+impl Drop for WriterLease {
+    fn drop(&mut self) {
+        for id in &self.taken.get_mut().0 {
+            // What stays ends by itself.
+            if let Err(error) = self
+                .repository
+                .store()
+                .delete(&Name::Lease(*id).to_string())
+            {
+                tracing::info!("the lease {id} was not given back and ends later: {error}");
+            }
+        }
+    }
+}
+
+/// The mark of an open point. It is made before anything is stored for the point, and goes when the point does.
+#[derive(Clone, Debug)]
+pub struct OpenPointMark {
+    repository: Arc<Repository>,
+    id: ObjectId,
+    /// The backup's name and the point's name when it was made.
+    name: (Vec<u8>, Vec<u8>),
+    state: Arc<Mutex<Marked>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Marked {
+    No,
+    /// An earlier process may have made it.
+    Perhaps,
+    Yes,
+    Gone,
+}
+
+impl OpenPointMark {
+    /// The mark of the open point with this id and name; not made yet.
+    pub fn new(repository: Arc<Repository>, id: ObjectId, name: (Vec<u8>, Vec<u8>)) -> Self {
+        Self {
+            repository,
+            id,
+            name,
+            state: Arc::new(Mutex::new(Marked::No)),
+        }
+    }
+
+    /// An earlier process may have made it.
+    pub fn resume(&self) {
+        *self.state.lock() = Marked::Perhaps;
+    }
+
+    /// Makes the mark unless it is there.
+    pub fn hold(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        if matches!(*state, Marked::Yes | Marked::Gone) {
+            return Ok(());
+        }
+        let lease = Lease {
+            kind: LeaseKind::OpenPoint,
+            host: host_name(),
+            process: std::process::id(),
+            taken: self.repository.now(),
+            ends: None,
+            point: None,
+            name: Some(self.name.clone()),
+        };
+        let name = Name::Lease(self.id);
+        match self.repository.create_document(name, &lease) {
+            Err(error) if error.kind() == Kind::AlreadyExists => {}
+            made => made?,
+        }
+        *state = Marked::Yes;
+        Ok(())
+    }
+
+    /// As [`Self::hold`], behind the caller's back. A failure only means that it is made later.
+    pub fn hold_behind(&self) {
+        // Locked: somebody is about it.
+        let made = |state: &Marked| matches!(state, Marked::Yes | Marked::Gone);
+        if self.state.try_lock().is_none_or(|state| made(&state)) {
+            return;
+        }
+        let mark = self.clone();
+        std::thread::spawn(move || {
+            if let Err(error) = mark.hold() {
+                tracing::info!("the open point {} is not marked yet: {error}", mark.id);
+            }
+        });
+    }
+
+    /// The point was sealed or discarded: the mark goes.
+    pub fn give_back(&self) {
+        let mut state = self.state.lock();
+        let was = std::mem::replace(&mut *state, Marked::Gone);
+        if !matches!(was, Marked::Yes | Marked::Perhaps) {
+            return;
+        }
+        let name = Name::Lease(self.id).to_string();
+        if let Err(error) = self.repository.store().delete(&name) {
+            tracing::warn!("{name}, the mark of an open point that is gone, stays: {error}");
+        }
+    }
+
+    /// As [`Self::give_back`], behind the caller's back.
+    pub fn give_back_behind(&self) {
+        let mark = self.clone();
+        std::thread::spawn(move || mark.give_back());
+    }
+}
