@@ -6,9 +6,10 @@
 
 For each corpus (a directory) every tool makes a first backup, a backup with nothing changed, a copy into a second
 repository with another password, the copy again, a restore, and a mount: the time until its files can be listed,
-`find -ls` cold and again, `cp -a` out of it, and 4 KiB reads at random places of its largest file (where one has 256 MiB),
-all after the page cache was dropped (a tool that needs a minute for `find` is stopped there). Of `A:B`, B is what A had become at the next backup. `plain` is the machine:
-`tar | zstd | openssl` for a backup, `cp -a` for a restore, for copying out of a mount and `find` for listing it.
+`find -ls` cold and again, `cp -a` out of it, 4 KiB reads at random places of its largest file (where one has 256 MiB),
+all after the page cache was dropped (a tool that needs a minute for `find` is stopped there), and `cp -a` between two
+repositories and into one, which no other can. Of `A:B`, B is what A had become at the next backup. `plain` is the
+machine: `tar | zstd | openssl` for a backup, `cp -a` for a restore and for every `cp -a`, `find` for listing.
 
 The order of the tools rotates. Wall time, CPU time and peak memory are those of the whole process tree; stored bytes
 are the sizes of the files in the repository. All tools encrypt and compress with zstd 3 (restic: its default). keepfs
@@ -17,7 +18,7 @@ one path, read once before. `--disk` makes a fresh ext4 of that size on a loop d
 for long makes creating and removing files several times slower from one minute to the next. Tools that are not
 installed are left out and named; RESTIC, RUSTIC and BORG name their programs.
 """
-import argparse, json, os, random, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, random, shutil, statistics, subprocess, sys, tempfile, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEEPFS = os.path.join(HERE, "..", "target", "release", "keepfs")
@@ -26,17 +27,36 @@ COPY_OUT_FILES = 8000
 MOUNTED_SECONDS_MAX = 60
 
 
+def anonymous(process):
+    """MiB of anonymous memory that a process and its children hold; None when it has ended."""
+    try:
+        with open(f"/proc/{process}/status") as status:
+            held = sum(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+        with open(f"/proc/{process}/task/{process}/children") as children:
+            return held + sum(anonymous(child) or 0 for child in children.read().split())
+    except OSError:
+        return None
+
+
 def run(command, env):
-    """Wall and CPU seconds, peak resident MiB of the largest process."""
+    """Wall and CPU seconds, peak resident MiB of the largest process, peak anonymous MiB of all (asked 50 times a second)."""
     began = time.monotonic()
     child = subprocess.Popen(["/bin/bash", "-euc", "-o", "pipefail", command], env={**os.environ, **env},
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    ended, peak = threading.Event(), [0]
+    def watch():
+        while not ended.wait(0.02):
+            peak[0] = max(peak[0], anonymous(child.pid) or 0)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     error = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.monotonic() - began
+    ended.set()
+    watcher.join()
     if status:
         sys.exit(f"failed: {command}\n{error.decode(errors='replace')}")
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss / 1024}
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss / 1024, "anonymous": peak[0]}
 
 
 def stored(path):
@@ -54,7 +74,7 @@ def drop_caches():
 class Tool:
     """Commands as shell lines; {w} is the tool's own directory, {c} the source, {o} where to restore, {m} where to
     mount. `mount` may stay in the foreground. `root` is where the newest backup of the source appears under {m}."""
-    env, copy, mount, root, unmount = {}, "", "", "{m}", "umount {m}"
+    env, copy, mount, root, unmount, across, into = {}, "", "", "{m}", "umount {m}", "", ""
     def found(self): return shutil.which(self.exe)
 
 
@@ -66,6 +86,7 @@ class Plain(Tool):
     restore = "cp -a {c}/. {o}"
     root = "{c}"
     unmount = "true"
+    across = into = "cp -a {c}/. {o}"
 
 
 class Keepfs(Tool):
@@ -81,6 +102,9 @@ class Keepfs(Tool):
     restore = "{exe} --config {w}/c.toml restore --quiet a/bench/latest {o}"
     mount = "{exe} --config {w}/c.toml mount --foreground {m}"
     root = "{m}/a/bench/latest"
+    # The newest point has been copied before; under another name all of its entries are made once more.
+    across = "cp -a {m}/a/bench/latest/ {m}/b/bench/across.partial && mv {m}/b/bench/across.partial {m}/b/bench/across"
+    into = "mkdir {m}/a/into && cp -a {c}/. {m}/a/into/p.partial && mv {m}/a/into/p.partial {m}/a/into/p"
     env = {"XDG_CACHE_HOME": "{w}/cache"}
 
 
@@ -194,6 +218,10 @@ class Bench:
             if self.rows[-1]["wall"] < MOUNTED_SECONDS_MAX:
                 self.copy_out(root)
                 self.random_reads(root)
+            if len(self.states) == 1:
+                self.step("cp -a between repositories", self.tool.across)
+                shutil.rmtree(self.places["o"], ignore_errors=True)
+                self.step("cp -a into the mount", self.tool.into)
         finally:
             subprocess.run(self.line(self.tool.unmount), shell=True, check=True)
             if served:
@@ -231,7 +259,7 @@ class Bench:
 def shown(value, what):
     if what == "stored":
         return f"{value / 1e6:.2f} MB"
-    if what == "rss":
+    if what in ("rss", "anonymous"):
         return f"{value:.0f} MiB"
     return f"{value:.2f} s" if value >= 0.02 else f"{value * 1000:.2f} ms"
 
@@ -245,12 +273,12 @@ def report(rows, corpora, tools):
         print("| step | " + " | ".join(tools) + " |\n|---|" + "---|" * len(tools))
         ours_first = sorted((row for row in rows if row["corpus"] == corpus), key=lambda row: row["tool"] != "keepfs")
         for step in dict.fromkeys(row["step"] for row in ours_first):
-            for what in ("wall", "rss", "stored"):
+            for what in ("wall", "rss", "anonymous", "stored"):
                 own = median("keepfs", corpus, step, what)
                 values = [(tool, median(tool, corpus, step, what)) for tool in tools]
                 cells = ["-" if value is None else shown(value, what) +
                          (f" ({own / value:.2f})" if own is not None and tool != "keepfs" else "") for tool, value in values]
-                if any(value is not None for _, value in values) and not (what == "rss" and step.startswith(("find", "cp "))):
+                if any(value is not None for _, value in values) and not (what in ("rss", "anonymous") and step.startswith(("find", "cp "))):
                     print(f"| {step}, {what} | " + " | ".join(cells) + " |")
 
 

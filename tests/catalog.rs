@@ -7,7 +7,7 @@ use keepfs::clock::Time;
 use keepfs::copy::{SessionRecord, sessions};
 use keepfs::error::{Error, Kind};
 use keepfs::id::{ChunkId, ObjectId};
-use keepfs::point::{Catalog, Content, Draft, Point, PointRecord, Source, Tree};
+use keepfs::point::{Catalog, Draft, Point, PointRecord, Tree};
 use keepfs::repository::Repository;
 use keepfs::store::Store;
 use keepfs::store::faults::{FaultyStore, Verb};
@@ -280,23 +280,11 @@ fn bare(catalog: &Catalog, name: &str, bytes: usize) -> keepfs::error::Result<Ar
         bytes: 0,
     };
     let record = PointRecord {
-        backup: ObjectId::default(),
-        name: name.as_bytes().to_vec(),
-        time: Time::new(5, 6),
-        sealed: Time::default(),
-        sequence: 0,
-        previous: [0; 32],
         mode: 0o755,
         owner: owner(),
         mtime: Time::new(1, 2),
         xattrs: vec![(b"user.large".to_vec(), vec![0; bytes])],
-        tree,
-        side: Content::Empty,
-        side_bytes: 0,
-        source: Source::default(),
-        origin: None,
-        program: String::new(),
-        more: Vec::new(),
+        ..PointRecord::new(name.as_bytes(), Time::new(5, 6), tree)
     };
     catalog.commit(b"web", Draft { record })
 }

@@ -171,6 +171,12 @@ fn a_backup_is_listed_compared_copied_and_restored() {
         "primary follows offsite by name"
     );
     assert!(stats["repositories"][1]["stored"]["data"].as_u64() > Some(0));
+    assert!(stats["repositories"][1]["can"].is_null());
+    let probed = host.json(&["stats", "--probe", "--json", "primary"]);
+    let can = &probed["repositories"][0]["can"];
+    assert_eq!(can["create_if_absent"], true, "{probed}");
+    let said = host.expect(0, &["stats", "--probe", "primary"]);
+    assert!(said.contains("tried: reads ranges"), "{said}");
 }
 
 #[test]

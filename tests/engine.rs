@@ -4,7 +4,7 @@ use keepfs::clock::{Clock, Time};
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::{
     Catalog, Content, ContentPage, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File,
-    Node, Owner, PointRecord, Source, Trees,
+    Node, PointRecord, Trees,
 };
 use keepfs::progress::Progress;
 use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
@@ -175,23 +175,9 @@ fn a_committed_point_lists_its_entries_and_extents() {
     assert_eq!((tree.own, tree.entries, tree.bytes), (5000, 5000, size));
     writer.flush().unwrap();
     let record = PointRecord {
-        backup: Default::default(),
-        name: b"first".to_vec(),
-        time: Time::new(5, 6),
-        sealed: Time::default(),
-        sequence: 0,
-        previous: [0; 32],
         mode: 0o755,
-        owner: Owner::default(),
         mtime: Time::new(1, 2),
-        xattrs: Vec::new(),
-        tree,
-        side: Content::Empty,
-        side_bytes: 0,
-        source: Source::default(),
-        origin: None,
-        program: String::new(),
-        more: Vec::new(),
+        ..PointRecord::new(b"first", Time::new(5, 6), tree)
     };
     let catalog = Catalog::open(repository).unwrap();
     catalog

@@ -67,14 +67,15 @@ impl Forger {
         &self,
         key: &LessSafeKey,
         of: For,
-        (part, last, counter): (u8, bool, u64),
+        (part, ends, counter): (u8, [u8; 2], u64),
         plain_bytes: usize,
         buffer: &mut Vec<u8>,
     ) {
         let mut place = self.repository.0.to_vec();
         place.extend(of.id.0);
         place.extend(of.number.to_le_bytes());
-        place.extend([of.kind, part, u8::from(last), 0]);
+        place.extend([of.kind, part]);
+        place.extend(ends);
         place.extend(counter.to_le_bytes());
         place.extend((plain_bytes as u32).to_le_bytes());
         let mut nonce = [0; 12];
@@ -97,7 +98,7 @@ impl Forger {
         object.extend(commitment);
         assert!(body.len() <= 1 << 20);
         let mut section = body.to_vec();
-        self.encrypt(&key, of, (0, true, 0), body.len(), &mut section);
+        self.encrypt(&key, of, (0, [1, flags], 0), body.len(), &mut section);
         object.extend(section);
         object
     }
@@ -116,7 +117,7 @@ impl Forger {
         object.extend(commitment);
         assert_eq!(object.len(), PACK_HEADER_BYTES);
         let mut stored = frame.to_vec();
-        self.encrypt(&key, of, (1, false, 0), frame.len(), &mut stored);
+        self.encrypt(&key, of, (1, [0; 2], 0), frame.len(), &mut stored);
         object.extend(stored);
         // The trailer agrees with the directory, or nothing behind that comparison would be seen.
         let count = |at: usize| {
@@ -126,7 +127,7 @@ impl Forger {
         let (frames, chunks) = (count(4), count(8));
         let mut stored = directory.to_vec();
         let counter = u64::from(frames);
-        self.encrypt(&key, of, (2, false, counter), directory.len(), &mut stored);
+        self.encrypt(&key, of, (2, [0; 2], counter), directory.len(), &mut stored);
         let length = stored.len() as u32;
         object.extend(stored);
         for number in [length, frames, chunks, 0] {

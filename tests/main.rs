@@ -1,5 +1,6 @@
 //! The one integration test binary: two cores link it once.
 
+mod acknowledged;
 mod backup;
 mod bad_input;
 mod broken_copies;
@@ -23,6 +24,7 @@ mod hooked;
 mod hostile;
 mod hostile_contents;
 mod hostile_graphs;
+mod idioms;
 mod index_cache;
 mod keyring;
 mod kills;

@@ -7,6 +7,7 @@ use keepfs::error::Kind;
 use keepfs::repository::Settings;
 use keepfs::store::MemoryStore;
 use keepfs::store::faults::{FaultyStore, Verb};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +132,59 @@ fn cp_moves_references_and_the_copy_seals_itself() {
     );
     assert!(one.record.same_content(&other.record));
     assert_eq!(one.record.time, other.record.time);
+}
+
+#[test]
+fn cp_copies_large_files_in_slices_and_no_holes() {
+    let source = tempfile::tempdir().unwrap();
+    let (large, hole) = (300u64 << 20, 6u64 << 30);
+    // The same noise again and again: large, and quickly stored.
+    run(&format!(
+        "cd '{}'; head -c 20M /dev/urandom > part; for n in $(seq 15); do cat part; done > large; rm part; \
+         truncate -s {hole} hole",
+        source.path().display()
+    ));
+    let (primary, offsite) = (Bench::new(&settings()), Bench::new(&settings()));
+    back_up(&primary, source.path(), "point");
+    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
+    let (point, target) = (
+        mount.path().join("primary/host/point"),
+        mount.path().join("offsite/host"),
+    );
+    std::fs::create_dir(&target).unwrap();
+    let two = Two {
+        mount,
+        source,
+        primary,
+        offsite,
+        point,
+        target,
+    };
+    run(&format!(
+        "cp -a '{}' '{}/'",
+        two.point.display(),
+        two.target.display()
+    ));
+    // A request cannot be interrupted, so that none may copy more than 64 MiB.
+    let slices = two.requests("copy_file_range");
+    assert!(
+        (large >> 26..=(large >> 26) + 3).contains(&slices),
+        "{slices}"
+    );
+    assert_eq!(two.requests("write"), 0);
+    assert!(two.requests("lseek") > 0);
+    let copy = two.target.join("point");
+    assert!(becomes_complete(&copy), "{}", two.errors());
+    let facts = std::fs::metadata(copy.join("hole")).unwrap();
+    assert_eq!((facts.size(), facts.blocks()), (hole, 0));
+    let out = tempfile::tempdir().unwrap();
+    run(&format!(
+        "cp -a '{0}' '{1}/'; cmp '{0}/large' '{1}/point/large'",
+        copy.display(),
+        out.path().display()
+    ));
+    let restored = std::fs::metadata(out.path().join("point/hole")).unwrap();
+    assert_eq!((restored.size(), restored.blocks()), (hole, 0));
 }
 
 #[test]

@@ -636,9 +636,38 @@ fn copies_side_by_side_are_never_refused_by_the_sealing_of_the_whole() {
 }
 
 #[test]
-fn a_backup_is_not_renamed_by_copying_it() {
+fn backups_and_complete_points_get_other_names() {
     let host = Host::new();
     let tree = host.serve();
-    let renamed = tree.mv("primary/host", "primary/other");
-    fails(renamed, libc::EROFS, "cannot be renamed yet");
+    let point = |backup: &[u8], name: &[u8]| {
+        let contents = catalog(&host.primary).contents();
+        contents.point(backup, name).cloned()
+    };
+    let before = point(b"host", b"p1").unwrap();
+    tree.mv("primary/host/p1", "primary/host/first").unwrap();
+    assert!(tree.look("primary/host/p1").is_none());
+    fails(
+        tree.mv("primary/host/p1", "primary/host/x"),
+        libc::ENOENT,
+        "",
+    );
+    fails(
+        tree.mv("primary/host/first", "primary/host/.x"),
+        libc::EINVAL,
+        "cannot be the name",
+    );
+    tree.mv("primary/host", "primary/named").unwrap();
+    assert!(tree.look("primary/host").is_none());
+    fails(tree.mv("primary/named", "offsite/named"), libc::EXDEV, "");
+    tree.mkdir("primary/host");
+    fails(tree.mv("primary/host", "primary/named"), libc::EEXIST, "");
+    let after = point(b"named", b"first").unwrap();
+    assert!(after.record.same_content(&before.record));
+    assert_eq!(after.record.time, before.record.time);
+    assert!(point(b"named", b"p1").is_none());
+    assert_eq!(
+        tree.read("primary/named/first/a/one").unwrap(),
+        content("a/one")
+    );
+    assert_clean("primary", &host.primary.open());
 }

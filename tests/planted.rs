@@ -4,7 +4,7 @@ use keepfs::clock::{Clock, Time};
 use keepfs::id::{ChunkId, ObjectId};
 use keepfs::point::{
     Attributes, Catalog, Catalogue, CatalogueEntry, Content, ContentWriter, DirectoryWriter, Draft,
-    Entry, Extent, File, Inode, Mark, Node, Owner, Point, PointRecord, SideWriter, Source, Tree,
+    Entry, Extent, File, Inode, Mark, Node, Owner, Point, PointRecord, SideWriter, Tree,
 };
 use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer, encode};
 use keepfs::store::names::Name;
@@ -221,23 +221,12 @@ pub fn plant(
     let needs = planter.needs;
     writer.flush()?;
     let record = PointRecord {
-        backup: Default::default(),
-        name: point.as_bytes().to_vec(),
-        time: Time::new(5, 6),
-        sealed: Time::default(),
-        sequence: 0,
-        previous: [0; 32],
         mode: 0o755,
         owner: owner(),
         mtime: Time::new(1_500_000_000, 7),
-        xattrs: Vec::new(),
-        tree,
         side,
         side_bytes,
-        source: Source::default(),
-        origin: None,
-        program: String::new(),
-        more: Vec::new(),
+        ..PointRecord::new(point.as_bytes(), Time::new(5, 6), tree)
     };
     let point = catalog.commit(backup.as_bytes(), Draft { record })?;
     Ok((point, needs))

@@ -79,9 +79,9 @@ class ObjectKey:
     def __init__(self, derived, repository, kind, identity, number=0):
         self.aead, self.commitment = AESGCM(derived[:32]), derived[32:]
         self.owner = repository + identity + struct.pack("<QB", number, kind)
-    def decrypt(self, part, counter, data, plain_bytes=None, last=False):
+    def decrypt(self, part, counter, data, plain_bytes=None, last=False, flags=0):
         plain_bytes = len(data) - 16 if plain_bytes is None else plain_bytes
-        place = self.owner + struct.pack("<BBBQI", part, last, 0, counter, plain_bytes)
+        place = self.owner + struct.pack("<BBBQI", part, last, flags, counter, plain_bytes)
         return self.aead.decrypt(struct.pack("<QI", counter, 0), bytes(data), place)
 
 
@@ -145,7 +145,7 @@ class Repository:
             raise Damaged(name)
         body, sections = b"", range(80, len(fields.data), length + 16)
         for n, at in enumerate(sections):
-            body += key.decrypt(SECTION, n, fields.data[at : at + length + 16], last=at == sections[-1])
+            body += key.decrypt(SECTION, n, fields.data[at : at + length + 16], last=at == sections[-1], flags=flags)
         return unpacked(body, 64 << 20) if flags & 1 else body
     def load_index(self):
         segments, replaced = {}, set()

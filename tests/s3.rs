@@ -1,6 +1,7 @@
 //! The command from end to end with cloud stores behind it: real servers, a real mount, the system's own tools.
 
 use crate::backup::one_of_everything;
+use crate::engine::full;
 use crate::mount::{run, same_trees, try_run};
 use crate::mount_writes::becomes_complete;
 use crate::servers::{AZURITE_KEY, S3_SECRET, azurite_container, seaweedfs_bucket};
@@ -159,6 +160,39 @@ fn a_copy_in_s3_is_all_that_is_needed() {
     host.keepfs(&["restore", "offsite/host/first", "first"]);
     host.shell("rm source/more source/a/moved; touch -r first source; touch -r first/a source/a");
     same_trees(&source, &host.path("first"));
+}
+
+/// What every machine has, in full mode all of its programs: `keepfs backup`, `cp -a` to S3, and the copy alone.
+#[test]
+fn this_machine_is_copied_to_s3_by_cp() {
+    let sources: &[&str] = match full() {
+        true => &["/usr", "/etc"],
+        false => &["/usr/share/perl", "/etc"],
+    };
+    let (url, options) = seaweedfs_bucket("machine");
+    let host = Host::new(&url, &options, S3_SECRET);
+    host.keepfs(&["init", "primary"]);
+    host.keepfs(&["init", "offsite"]);
+    let words = [&["backup"], sources, &["primary/host/machine"]].concat();
+    host.keepfs(&words);
+    host.keepfs(&["mount", "mnt"]);
+    host.shell("mkdir mnt/offsite/host; cp -a mnt/primary/host/machine mnt/offsite/host/");
+    let copy = host.path("mnt/offsite/host/machine");
+    assert!(becomes_complete(&copy), "it seals itself");
+    let nothing_to_do = || {
+        for source in sources {
+            let source = Path::new(source);
+            nothing_to_sync(source, &copy.join(source.file_name().expect("a name")));
+        }
+    };
+    nothing_to_do();
+    host.keepfs(&["umount", "mnt"]);
+    host.shell("rm -rf primary primary.key cache state");
+    host.configure(&cloud(&url, &options));
+    host.keepfs(&["mount", "mnt"]);
+    nothing_to_do();
+    host.keepfs(&["umount", "mnt"]);
+    host.is_sound("offsite");
 }
 
 #[test]

@@ -148,6 +148,29 @@ fn rsync_copies_a_repository_and_again_what_came_meanwhile() {
 }
 
 #[test]
+fn df_of_a_repository_is_that_of_its_store() {
+    let scopes = Scopes::mounted();
+    let room = |path: &str| {
+        let said = scopes.shell(&format!("df -B1 --output=size,avail '{path}' | tail -1"));
+        let said = String::from_utf8(said.stdout).expect("text");
+        let mut numbers = said.split_whitespace().map(|word| word.parse::<u64>());
+        let mut next = || numbers.next().expect("two").expect("a number") as f64;
+        (next(), next())
+    };
+    let (size, free) = room("../primary");
+    let (shown_size, shown_free) = room("primary");
+    assert!(
+        (shown_size / size - 1.0).abs() < 0.01,
+        "{shown_size} {size}"
+    );
+    assert!(
+        (shown_free / free - 1.0).abs() < 0.01,
+        "{shown_free} {free}"
+    );
+    assert_eq!(room("offsite").0, shown_size);
+}
+
+#[test]
 fn a_backups_owner_and_mode_are_settings_of_it() {
     let scopes = Scopes::mounted();
     scopes.quietly(

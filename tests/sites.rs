@@ -6,8 +6,8 @@ use keepfs::copy::{End, Scope, Selection, SessionReport, TransferOptions, copy_p
 use keepfs::error::Result;
 use keepfs::id::ChunkId;
 use keepfs::point::{
-    Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Inode, Node, Owner, Point,
-    PointRecord, SideWriter, Source, Tree, Trees,
+    Content, ContentWriter, DirectoryWriter, Draft, Entry, Extent, File, Inode, Node, Point,
+    PointRecord, SideWriter, Tree, Trees,
 };
 use keepfs::progress::Progress;
 use keepfs::repository::{Credential, Lane, Local, Repository, Settings, Writer};
@@ -92,23 +92,12 @@ impl Site {
         let (side, side_bytes) = write_side(&writer, tree.entries);
         writer.flush().unwrap();
         let record = PointRecord {
-            backup: Default::default(),
-            name: name.as_bytes().to_vec(),
-            time: Time::new(seconds, 0),
-            sealed: Time::default(),
-            sequence: 0,
-            previous: [0; 32],
             mode: 0o750,
-            owner: Owner::default(),
             mtime: Time::new(1, 2),
             xattrs: vec![(b"user.a".to_vec(), b"b".to_vec())],
-            tree,
             side,
             side_bytes,
-            source: Source::default(),
-            origin: None,
-            program: String::new(),
-            more: Vec::new(),
+            ..PointRecord::new(name.as_bytes(), Time::new(seconds, 0), tree)
         };
         end.catalog
             .commit(backup.as_bytes(), Draft { record })

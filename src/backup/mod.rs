@@ -19,8 +19,8 @@ pub use workers::{Job, Workers};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::point::{
-    Catalog, Draft, Entry, Inode, Node, Point, PointRecord, Source, Trees, require_backup_name,
-    require_point_name,
+    Catalog, Draft, Entry, Inode, Node, PARTIAL, Point, PointRecord, Source, Trees,
+    require_backup_name, require_point_name,
 };
 use crate::progress::Progress;
 use crate::repository::{Writer, host_name};
@@ -138,17 +138,10 @@ pub fn backup(
     })?;
     writer.flush()?;
     let record = PointRecord {
-        backup: Default::default(),
-        name: Vec::new(),
-        time,
-        sealed: time,
-        sequence: 0,
-        previous: [0; 32],
         mode: assembled.top.mode,
         owner: (*assembled.top.owner).clone(),
         mtime: assembled.top.mtime,
         xattrs: assembled.top.xattrs,
-        tree: assembled.tree,
         side: assembled.side,
         side_bytes: assembled.side_bytes,
         source: Source {
@@ -159,9 +152,7 @@ pub fn backup(
                 .map(|path| path.as_os_str().as_bytes().to_vec())
                 .collect(),
         },
-        origin: None,
-        program: String::new(),
-        more: Vec::new(),
+        ..PointRecord::new(b"", time, assembled.tree)
     };
     let point = commit(catalog, options, record, time)?;
     if let Err(error) = repository.merge_index() {
@@ -188,7 +179,7 @@ fn require_names(options: &Options) -> Result<()> {
         return Ok(());
     };
     require_point_name(name)?;
-    if name.ends_with(b".partial") {
+    if name.ends_with(PARTIAL) {
         let message = format!(
             "{:?} is the name of an open restore point, and a backup makes a complete one; leave out .partial",
             String::from_utf8_lossy(name)

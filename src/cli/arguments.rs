@@ -123,6 +123,7 @@ Exit code 1: something is damaged; the report names the files it costs.")]
     /// Show how much is stored
     #[command(after_help = "Examples:
   keepfs stats primary
+  keepfs stats --probe offsite                           does the store keep what a repository needs?
   keepfs stats --json | jq '.repositories[].ratio'")]
     Stats(Stats),
     /// Add, list and remove passwords and key files of a repository
@@ -297,6 +298,9 @@ pub struct Stats {
     /// Which; all configured ones without it
     #[arg(value_name = "REPO")]
     pub repositories: Vec<String>,
+    /// Also try out what the store can do, with one small object that is removed again
+    #[arg(long)]
+    pub probe: bool,
 }
 
 #[derive(Args, Debug)]

@@ -161,7 +161,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
         }
         Verb::Stats(stats) => {
             let places = named(host, &stats.repositories)?;
-            show::print(&command::stats(host, places)?, json)
+            show::print(&command::stats(host, places, stats.probe)?, json)
         }
         Verb::Key(key) => keys(host, key.verb, json),
         Verb::Mount(mount) => mounted(global, host, mount),

@@ -8,6 +8,7 @@ use crate::command::{
     KeysReport, OpenReport, PointsReport, ProblemReport, RestoreReport, SealReport, StatsReport,
 };
 use crate::error::{Error, Result};
+use crate::store::Capabilities;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -432,6 +433,10 @@ impl Show for StatsReport {
             )?;
             if let Some(ratio) = line.ratio {
                 writeln!(out, "  {ratio:.1} bytes of files for each byte stored")?;
+            }
+            for (able, what) in line.can.iter().flat_map(Capabilities::listed) {
+                let does = if able { "" } else { "NOT " };
+                writeln!(out, "  tried: {does}{what}")?;
             }
         }
         Ok(())

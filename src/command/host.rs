@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::config::{Config, Directories, Keys, Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
-use crate::point::{Catalog, Contents, Entry, Point, Trees};
+use crate::point::{Catalog, Contents, Entry, LATEST, Point, Trees};
 use crate::repository::{Credential, Local, Repository};
 use crate::store;
 use std::path::PathBuf;
@@ -12,8 +12,6 @@ use std::sync::Arc;
 /// Memory for each open repository. Half of it keeps decompressed frames: four large ones for each of a dozen readers;
 /// the other half is for what is on its way.
 const MEMORY_BYTES: u64 = 128 << 20;
-/// The virtual name of the newest complete point.
-const LATEST: &[u8] = b"latest";
 
 /// This host, as a verb sees it.
 #[derive(Debug)]

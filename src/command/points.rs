@@ -4,7 +4,7 @@ use super::host::required_backup;
 use super::{Host, text};
 use crate::config::Place;
 use crate::error::{Error, Kind, Result};
-use crate::point::{Backup, Contents, Point};
+use crate::point::{Backup, Contents, LATEST, Point};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ fn backup_line(contents: &Contents, backup: &Backup, wanted: Option<&[u8]>) -> B
         .points_of(backup.id)
         .filter(|point| match wanted {
             None => true,
-            Some(b"latest") => Some(point.id) == latest,
+            Some(LATEST) => Some(point.id) == latest,
             Some(name) => point.name() == name,
         })
         .collect();

@@ -5,6 +5,7 @@ use crate::config::RepositoryPlace;
 use crate::error::Result;
 use crate::point::Catalog;
 use crate::store::names::{self, PackKind};
+use crate::store::{self, Capabilities};
 use serde::Serialize;
 
 /// Bytes in the store, by what they are.
@@ -56,6 +57,8 @@ pub struct StatsLine {
     pub mapped_bytes: u64,
     /// Bytes of files by bytes stored; none while nothing is stored.
     pub ratio: Option<f64>,
+    /// What the store has just proved able to do, where that was asked for.
+    pub can: Option<Capabilities>,
 }
 
 /// Figures of several repositories.
@@ -65,21 +68,22 @@ pub struct StatsReport {
     pub repositories: Vec<StatsLine>,
 }
 
-/// Figures of these repositories; of all configured ones when none is named.
-pub fn stats(host: &Host, places: Vec<RepositoryPlace>) -> Result<StatsReport> {
+/// Figures of these repositories; of all configured ones when none is named. `probe` tries out what each store can do:
+/// one small object is written there and removed.
+pub fn stats(host: &Host, places: Vec<RepositoryPlace>, probe: bool) -> Result<StatsReport> {
     let places = if places.is_empty() {
         host.config().all()?
     } else {
         places
     };
     let alone = places.len() == 1;
-    let lines = places.iter().map(|place| line(host, place, alone));
+    let lines = places.iter().map(|place| line(host, place, alone, probe));
     Ok(StatsReport {
         repositories: lines.collect::<Result<_>>()?,
     })
 }
 
-fn line(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<StatsLine> {
+fn line(host: &Host, place: &RepositoryPlace, alone: bool, probe: bool) -> Result<StatsLine> {
     let catalog = host.catalog(place, alone)?;
     let repository = catalog.repository();
     let contents = catalog.contents();
@@ -97,6 +101,10 @@ fn line(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<StatsLine> 
     });
     let segments = repository.segments();
     let (stored, packs) = stored(&catalog)?;
+    let can = match probe {
+        true => Some(store::probe(repository.store().as_ref())?),
+        false => None,
+    };
     Ok(StatsLine {
         repository: place.name.clone(),
         location: repository.location(),
@@ -111,6 +119,7 @@ fn line(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<StatsLine> 
         segments: segments.len() as u64,
         mapped_bytes: segments.iter().map(|segment| segment.mapped_bytes()).sum(),
         ratio: (stored.data + stored.trees > 0).then(|| bytes as f64 / stored.total() as f64),
+        can,
     })
 }
 

@@ -5,7 +5,7 @@ use super::attributes::{Attributes, SOON};
 use super::directory::latest_node;
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What};
-use super::latest::{LATEST, is_latest};
+use super::latest::is_latest;
 use super::open::{Facts, Made, OpenPoint, SealAs, TOP};
 use super::read::{FileHandle, OpenedContent, read_only};
 use super::repositories::MountedRepository;
@@ -14,7 +14,7 @@ use super::{Answered, FileSystem};
 use crate::clock::Time;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
-use crate::point::BackupRecord;
+use crate::point::{BackupRecord, LATEST};
 use crate::source::XATTRS_BYTES_MAX;
 use std::sync::Arc;
 
@@ -696,11 +696,12 @@ impl FileSystem {
             let renamed = self.rename_point(repository, *backup, name, new_name);
             return renamed.map_err(|failure| self.noted(&from, failure));
         }
-        if matches!(from.what, What::Repository(_)) && matches!(to.what, What::Repository(_)) {
-            let message =
-                "backups cannot be renamed yet; copy its points to a backup of the new name";
-            let failure = Error::new(Kind::ReadOnly, message).into();
-            return Err(self.noted(&from, failure));
+        if let (What::Repository(repository), What::Repository(other)) = (&from.what, &to.what) {
+            if !Arc::ptr_eq(repository, other) {
+                return Err(Rule::AcrossRepositories.into());
+            }
+            let renamed = self.rename_backup(repository, name, new_name);
+            return renamed.map_err(|failure| self.noted(&from, failure));
         }
         let (from, to) = match (&from.what, &to.what) {
             (What::Open(one, _), What::Open(two, _)) if Arc::ptr_eq(one, two) => {

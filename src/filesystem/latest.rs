@@ -2,11 +2,10 @@
 
 use crate::clock::Time;
 use crate::id::ObjectId;
+use crate::point::LATEST;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// The name of the link to the newest complete point of a backup.
-pub(super) const LATEST: &[u8] = b"latest";
 /// rsync makes a link under such a name and renames it to `latest`.
 const BEFORE_RENAME: &[u8] = b".latest.";
 /// For so long `latest` seems to be gone after it was removed: tools make it anew at once, and the kernel refuses to make

@@ -3,12 +3,11 @@
 use super::FileSystem;
 use super::changes::{Caller, Mode};
 use super::errno::{Answer, Rule};
-use super::latest::LATEST;
-use super::open::{Facts, OpenPoint, PARTIAL};
+use super::open::{Facts, OpenPoint};
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
-use crate::point::is_name;
+use crate::point::{PARTIAL, require_point_name};
 use std::sync::Arc;
 
 impl FileSystem {
@@ -112,6 +111,20 @@ impl FileSystem {
         Ok(repository.catalog.remove_backup(backup)?)
     }
 
+    pub(super) fn rename_backup(
+        &self,
+        repository: &Arc<MountedRepository>,
+        name: &[u8],
+        new_name: &[u8],
+    ) -> Answer<()> {
+        let contents = repository.contents();
+        let backup = contents.backups.get(name).ok_or(Rule::NoEntry)?;
+        if name == new_name {
+            return Ok(());
+        }
+        Ok(repository.catalog.rename_backup(backup, new_name)?)
+    }
+
     pub(super) fn rename_point(
         &self,
         repository: &Arc<MountedRepository>,
@@ -127,8 +140,13 @@ impl FileSystem {
             return Err(Rule::Exists.into());
         }
         let Some(open) = self.open_points.named(repository, backup, name) else {
-            let message = "complete points cannot be renamed yet; copy it to the new name and forget the old one";
-            return Err(Error::new(Kind::ReadOnly, message).into());
+            let contents = repository.contents();
+            let points = contents.points.get(&backup);
+            let point = points.and_then(|points| points.get(name));
+            let renamed = repository
+                .catalog
+                .rename_point(point.ok_or(Rule::NoEntry)?, new_name);
+            return Ok(renamed.map(drop)?);
         };
         if name.ends_with(PARTIAL) && !new_name.ends_with(PARTIAL) {
             return open.seal(new_name, self.seals_as(&open));
@@ -156,9 +174,5 @@ fn check_point_name(name: &[u8]) -> Answer<()> {
     if name.len() > 255 {
         return Err(Rule::NameTooLong.into());
     }
-    if is_name(name) && !name.starts_with(b".") && name != LATEST {
-        return Ok(());
-    }
-    let message = "this cannot be the name of a restore point; choose one without a dot in front";
-    Err(Error::new(Kind::Invalid, message).into())
+    Ok(require_point_name(name)?)
 }

@@ -5,6 +5,7 @@
 
 mod merge;
 mod records;
+mod rename;
 
 use super::newest::Newest;
 use super::record::{BackupRecord, Condemned, PointRecord, Trash};
@@ -168,6 +169,11 @@ pub struct Draft {
     pub record: PointRecord,
 }
 
+/// The name of the link to the newest complete point of a backup.
+pub const LATEST: &[u8] = b"latest";
+/// Ends the name of an open point that only a rename completes.
+pub const PARTIAL: &[u8] = b".partial";
+
 /// Fails with `Invalid` when no backup can have this name.
 pub fn require_backup_name(name: &[u8]) -> Result<()> {
     if is_name(name) && !name.starts_with(b".") {
@@ -182,7 +188,7 @@ pub fn require_backup_name(name: &[u8]) -> Result<()> {
 
 /// Fails with `Invalid` when no complete restore point can have this name.
 pub fn require_point_name(name: &[u8]) -> Result<()> {
-    if is_name(name) && !name.starts_with(b".") && name != b"latest" {
+    if is_name(name) && !name.starts_with(b".") && name != LATEST {
         return Ok(());
     }
     let message = format!(

@@ -11,7 +11,8 @@ mod tree;
 mod walk;
 
 pub use catalog::{
-    Backup, Catalog, Contents, Draft, Point, require_backup_name, require_point_name,
+    Backup, Catalog, Contents, Draft, LATEST, PARTIAL, Point, require_backup_name,
+    require_point_name,
 };
 pub use diff::{Change, Difference, diff};
 pub use entry::{Attributes, Content, Entry, Extent, File, Node, Owner, Tree, Xattr};

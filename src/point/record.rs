@@ -85,6 +85,30 @@ pub struct PointRecord {
 }
 
 impl PointRecord {
+    /// A record with these facts. Backup, sequence, the record before it and the program are filled in when it is
+    /// committed; everything else is empty.
+    pub fn new(name: &[u8], time: Time, tree: Tree) -> Self {
+        Self {
+            backup: ObjectId::default(),
+            name: name.to_vec(),
+            time,
+            sealed: time,
+            sequence: 0,
+            previous: [0; 32],
+            mode: 0,
+            owner: Owner::default(),
+            mtime: Time::default(),
+            xattrs: Vec::new(),
+            tree,
+            side: Content::Empty,
+            side_bytes: 0,
+            source: Source::default(),
+            origin: None,
+            program: String::new(),
+            more: Vec::new(),
+        }
+    }
+
     /// Its top directory as an entry without a name.
     pub fn top(&self) -> Entry {
         Entry {

@@ -210,8 +210,8 @@ pub enum ObjectKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Part {
-    /// A section of a document or index segment; the flag marks the last.
-    Section { last: bool } = 0,
+    /// A section of a document or index segment: whether it is the last, and the flags of the object's head.
+    Section { last: bool, flags: u8 } = 0,
     /// A frame of a pack.
     Frame = 1,
     /// The directory of a pack.
@@ -233,14 +233,14 @@ impl Owner {
     ///
     /// ```text
     ///  0  16 repository   16  16 object id   32  u64 number or generation
-    /// 40  u8 object kind  41  u8 part  42  u8 last section  43  u8 zero
+    /// 40  u8 object kind  41  u8 part  42  u8 last section  43  u8 flags of the object's head
     /// 44  u64 counter     52  u32 plaintext length (of a frame: of its decompressed bytes)
     /// ```
     pub(crate) fn place(&self, part: Part, counter: u64, plain_bytes: u32) -> [u8; 56] {
-        let (part, last) = match part {
-            Part::Section { last } => (0, u8::from(last)),
-            Part::Frame => (1, 0),
-            Part::Directory => (2, 0),
+        let (part, last, flags) = match part {
+            Part::Section { last, flags } => (0, u8::from(last), flags),
+            Part::Frame => (1, 0, 0),
+            Part::Directory => (2, 0, 0),
         };
         let mut place = [0; 56];
         place[..16].copy_from_slice(&self.repository.0);
@@ -249,6 +249,7 @@ impl Owner {
         place[40] = self.kind as u8;
         place[41] = part;
         place[42] = last;
+        place[43] = flags;
         place[44..52].copy_from_slice(&counter.to_le_bytes());
         place[52..].copy_from_slice(&plain_bytes.to_le_bytes());
         place

@@ -50,7 +50,7 @@
 //!
 //! ```text
 //!  nonce            u64 counter, u32 zero
-//!  additional data  56 bytes: the place (repository, object, kind, part, last, counter, plain length), in crypto.rs
+//!  additional data  56 bytes: the place (repository, object, kind, part, last, flags, counter, plain length), in crypto.rs
 //! ```
 //! The counter of a section or frame is its number in the object; a pack's directory has the number behind its last
 //! frame. The plain length is that of the decrypted bytes, and for a frame that of the decompressed ones. The kinds

@@ -26,6 +26,12 @@ use zeroize::Zeroizing;
 const MAGIC: &[u8; 4] = b"kfky";
 const VERSION: u16 = 1;
 const FIXED_BYTES: usize = 96;
+/// The only section of a slot.
+const LAST: Part = Part::Section {
+    last: true,
+    flags: 0,
+};
+
 /// A key slot is at most this long; more is hostile.
 const SLOT_BYTES_MAX: usize = 1 << 20;
 /// Argon2id cost for new slots: 64 MiB and 3 passes, 0.18 s on the machine that fixed it (RFC 9106, second choice).
@@ -200,8 +206,7 @@ impl Slot {
         let material = material(credential, &salt, cost)?;
         let key = slot_key(&material, &salt, kind);
         let mut wrapped = codec::encode(ring);
-        let place =
-            owner(ring.repository, id).place(Part::Section { last: true }, 0, wrapped.len() as u32);
+        let place = owner(ring.repository, id).place(LAST, 0, wrapped.len() as u32);
         key.encrypt(0, &place, &mut wrapped);
         let facts = SlotFacts {
             label: label.to_owned(),
@@ -296,7 +301,7 @@ impl Slot {
         }
         let mut document = Zeroizing::new(self.wrapped.clone());
         let plain_bytes = (document.len() - TAG_BYTES) as u32;
-        let place = owner(repository, id).place(Part::Section { last: true }, 0, plain_bytes);
+        let place = owner(repository, id).place(LAST, 0, plain_bytes);
         key.decrypt(0, &place, &mut document)
             .map_err(|error| error.context(format!("key slot {id}")))?;
         let ring: Ring = codec::decode(&document)?;
@@ -317,7 +322,7 @@ impl Slot {
         let key = ring.object_key(epoch, &salt)?;
         let mut document = fields.0.to_vec();
         let plain_bytes = document.len().saturating_sub(TAG_BYTES) as u32;
-        let place = owner(ring.repository, id).place(Part::Section { last: true }, 0, plain_bytes);
+        let place = owner(ring.repository, id).place(LAST, 0, plain_bytes);
         key.decrypt(0, &place, &mut document)?;
         codec::decode(&document)
     }
@@ -327,8 +332,7 @@ fn seal_facts(facts: &SlotFacts, ring: &Ring, id: ObjectId) -> Result<Vec<u8>> {
     let salt: [u8; 32] = random_bytes();
     let key = ring.object_key(ring.current(), &salt)?;
     let mut document = codec::encode(facts);
-    let place =
-        owner(ring.repository, id).place(Part::Section { last: true }, 0, document.len() as u32);
+    let place = owner(ring.repository, id).place(LAST, 0, document.len() as u32);
     key.encrypt(0, &place, &mut document);
     let mut sealed = ring.current().to_le_bytes().to_vec();
     sealed.extend(salt);

@@ -6,7 +6,8 @@
 //! 16  32 salt   48  32 key commitment
 //! 80  sections: every one but the last holds s bytes of the body; each is followed by its 16-byte tag
 //! ```
-//! Section `n` is encrypted with counter `n`; the last says so in its additional data, so a cut object is noticed.
+//! Section `n` is encrypted with counter `n`; the last says so in its additional data, so a cut object is noticed. The
+//! flags are in the additional data too, as nothing else protects them.
 //! An empty body is one empty section.
 
 use super::codec::Fields;
@@ -34,6 +35,8 @@ pub(crate) struct Sealer {
     key: ObjectKey,
     owner: Owner,
     counter: u64,
+    flags: u8,
+    section_bytes: usize,
     section: Vec<u8>,
     output: Vec<u8>,
 }
@@ -44,20 +47,31 @@ impl Sealer {
     }
 
     fn with_flags(ring: &Ring, owner: Owner, flags: u8) -> Result<Self> {
-        let salt: [u8; 32] = random_bytes();
+        Self::begin(ring, owner, flags, random_bytes(), SECTION_BYTES)
+    }
+
+    fn begin(
+        ring: &Ring,
+        owner: Owner,
+        flags: u8,
+        salt: [u8; 32],
+        section_bytes: usize,
+    ) -> Result<Self> {
         let epoch = ring.current();
         let key = ring.object_key(epoch, &salt)?;
         let mut output = MAGIC.to_vec();
         output.extend(VERSION.to_le_bytes());
         output.extend([owner.kind as u8, flags]);
         output.extend(epoch.to_le_bytes());
-        output.extend((SECTION_BYTES as u32).to_le_bytes());
+        output.extend((section_bytes as u32).to_le_bytes());
         output.extend(salt);
         output.extend(key.commitment);
         Ok(Self {
             key,
             owner,
             counter: 0,
+            flags,
+            section_bytes,
             section: Vec::new(),
             output,
         })
@@ -66,10 +80,10 @@ impl Sealer {
     /// Takes more of the body; a section is encrypted when it is known not to be the last.
     pub(crate) fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            if self.section.len() == SECTION_BYTES {
+            if self.section.len() == self.section_bytes {
                 self.seal_section(false);
             }
-            let take = bytes.len().min(SECTION_BYTES - self.section.len());
+            let take = bytes.len().min(self.section_bytes - self.section.len());
             self.section.extend_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
         }
@@ -87,7 +101,10 @@ impl Sealer {
 
     fn seal_section(&mut self, last: bool) {
         let place = self.owner.place(
-            Part::Section { last },
+            Part::Section {
+                last,
+                flags: self.flags,
+            },
             self.counter,
             self.section.len() as u32,
         );
@@ -117,7 +134,7 @@ pub(crate) fn open(ring: &Ring, owner: Owner, object: &[u8]) -> Result<Vec<u8>> 
         opener.open(section, &mut bytes)?;
         body.append(&mut bytes);
     }
-    if !opener.compressed {
+    if opener.flags & COMPRESSED == 0 {
         return Ok(body);
     }
     let mut document = Vec::new();
@@ -148,7 +165,7 @@ pub(crate) struct Opener {
     owner: Owner,
     object_bytes: u64,
     section_bytes: u64,
-    compressed: bool,
+    flags: u8,
 }
 
 impl Opener {
@@ -187,7 +204,7 @@ impl Opener {
             owner,
             object_bytes,
             section_bytes: section_bytes.into(),
-            compressed: flags & COMPRESSED != 0,
+            flags,
         };
         let last = opener.section(opener.sections() - 1);
         if last.end - last.start < TAG_BYTES as u64 {
@@ -213,9 +230,72 @@ impl Opener {
     pub(crate) fn open(&self, number: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let last = number + 1 == self.sections();
         let plain_bytes = bytes.len().saturating_sub(TAG_BYTES) as u32;
+        let flags = self.flags;
         let place = self
             .owner
-            .place(Part::Section { last }, number, plain_bytes);
+            .place(Part::Section { last, flags }, number, plain_bytes);
         self.key.decrypt(number, &place, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ObjectId;
+    use crate::repository::crypto::ObjectKind;
+
+    /// The body `0, 1, … 39` of a document in sections of 16 bytes, with salt 5, 5, … under a ring of one epoch.
+    const GOLDEN: &str = "6b66736f0100060000000000100000000505050505050505050505050505050505050505050505050505050505050505\
+        51e5713abf84c37f8b3e3a77e004c7f41458d9241b8e36fdbb9d1d548be670f0055dcfce2e76fdf407226ff7d515d3aa\
+        5c97315e9d307c0d4ae1d13868128dbbd6b85bb64d607926c3f5c5c4c37eceee06a03fd676f03d159184954785fd7129\
+        debd38813b1f10b41933425d10f53cc07517586a6af99081";
+
+    fn ring() -> Ring {
+        let mut document = vec![1, 0, 0, 0];
+        document.extend([0xaa; 16]);
+        document.extend(1u64.to_le_bytes());
+        document.extend(0u32.to_le_bytes());
+        document.extend([0x40; 32]);
+        super::super::decode(&document).expect("a ring")
+    }
+
+    fn owner() -> Owner {
+        Owner {
+            repository: ObjectId([0xaa; 16]),
+            kind: ObjectKind::Index,
+            id: ObjectId([9; 16]),
+            number: 0,
+        }
+    }
+
+    #[test]
+    fn several_sections_have_the_bytes_of_format_1() {
+        let owner = owner();
+        let mut sealer = Sealer::begin(&ring(), owner, 0, [5; 32], 16).expect("seals");
+        let body: Vec<u8> = (0..40).collect();
+        body.chunks(7).for_each(|piece| sealer.push(piece));
+        let object = sealer.finish();
+        assert_eq!(object.len(), HEADER_BYTES + 40 + 3 * TAG_BYTES);
+        let hex: String = object.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN);
+        assert_eq!(open(&ring(), owner, &object).expect("opens"), body);
+        // Without its last section it is not whole, wherever a section ends.
+        for sections in [1, 2] {
+            let cut = HEADER_BYTES + sections * (16 + TAG_BYTES);
+            let refused = open(&ring(), owner, &object[..cut]).expect_err("is cut short");
+            assert_eq!(refused.kind(), Kind::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_compressed_body_is_never_taken_for_what_it_holds() {
+        let owner = owner();
+        let object = seal(&ring(), owner, &[7; 1000]).expect("seals");
+        assert_eq!(object[7], COMPRESSED);
+        let mut bent = object.clone();
+        bent[7] = 0;
+        let refused = open(&ring(), owner, &bent).expect_err("is not what was written");
+        assert_eq!(refused.kind(), Kind::Damaged);
+        assert_eq!(open(&ring(), owner, &object).expect("opens"), [7; 1000]);
     }
 }

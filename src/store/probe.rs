@@ -23,6 +23,16 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Each ability and its name.
+    pub fn listed(&self) -> [(bool, &'static str); 4] {
+        [
+            (self.create_if_absent, "creates only what is absent"),
+            (self.range_reads, "reads ranges"),
+            (self.prompt_listing, "lists what was just written"),
+            (self.deletes, "deletes"),
+        ]
+    }
+
     /// Refuses, with a sentence, a store that cannot keep a repository. [`Kind::Invalid`].
     pub fn require_all(&self, location: &str) -> Result<()> {
         let needed = [

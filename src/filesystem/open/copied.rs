@@ -4,11 +4,11 @@
 
 use super::matching::is_whole;
 use super::write::is_written;
-use super::{Inner, OpenPoint, PARTIAL, Stage};
+use super::{Inner, OpenPoint, Stage};
 use crate::copy::bring_point;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::repositories::CompletePoint;
-use crate::point::{Point, PointRecord};
+use crate::point::{PARTIAL, Point, PointRecord};
 use crate::progress::Progress;
 use std::sync::{Arc, Weak};
 use std::time::Duration;

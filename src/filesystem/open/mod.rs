@@ -56,9 +56,6 @@ use std::sync::Arc;
 use stream::Streamer;
 use stretch::{Streaming, touched};
 
-/// A name that ends so is sealed by nothing but a rename.
-pub(super) const PARTIAL: &[u8] = b".partial";
-
 /// How far an open point is on its way to a complete one.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
