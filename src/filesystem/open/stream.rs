@@ -450,7 +450,12 @@ impl Storing<'_> {
             None => Ok(()),
         };
         let kept = flushed.and_then(|()| self.keep_what_is_stored());
-        kept.map_err(|error| self.failed(open, error))
+        kept.map_err(|error| self.failed(open, error))?;
+        if self.pending.is_empty() {
+            // A writer goes by what it saw of the repository when it began: the next one sees it anew.
+            self.contents = None;
+        }
+        Ok(())
     }
 
     /// What is durable and in the index takes the place of spooled bytes, whose space is released.
