@@ -73,6 +73,7 @@ impl OpenPoint {
             let mut segments = content.segments.iter().rev();
             let last = segments.find(|segment| matches!(segment.place, Place::Spool));
             self.cut_spool(*number, last.map_or(0, Segment::end))?;
+            self.clear_gaps(*number, content)?;
         }
         Ok(())
     }
