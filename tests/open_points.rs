@@ -312,6 +312,16 @@ fn bytes_that_the_journal_does_not_tell_of_do_not_come_back() {
     // The daemon was killed between the spool and the journal, or between the journal and the cut.
     std::fs::write(&host.spools()[0], b"first and not answered").unwrap();
     let tree = host.serve();
+    let (_, handle) = open_file(&tree, "offsite/host/x.partial/holed", b"first");
+    tree.0.write(handle, 20, b"last", USER).unwrap();
+    tree.0.close(handle);
+    drop(tree);
+    let holed = host
+        .spools()
+        .into_iter()
+        .max_by_key(|path| path.file_name().map(ToOwned::to_owned));
+    std::fs::write(holed.unwrap(), b"first and not answ! last").unwrap();
+    let tree = host.serve();
     let handle = tree.ino("offsite/host/x.partial/file");
     let handle = tree.0.open(handle, libc::O_RDWR).unwrap();
     tree.0.write(handle, 30, b"last", USER).unwrap();
@@ -319,6 +329,8 @@ fn bytes_that_the_journal_does_not_tell_of_do_not_come_back() {
     tree.mv("offsite/host/x.partial", "offsite/host/x").unwrap();
     let sealed = tree.read("offsite/host/x/file").unwrap();
     assert_eq!(sealed, [&b"first"[..], &[0; 25], b"last"].concat());
+    let holed = tree.read("offsite/host/x/holed").unwrap();
+    assert_eq!(holed, [&b"first"[..], &[0; 15], b"last"].concat());
 }
 
 #[test]

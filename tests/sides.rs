@@ -150,9 +150,12 @@ impl Side {
         };
         let path = self.at(name);
         let parent = path.parent()?.to_owned();
-        Some([path, parent].map(|path| {
-            // What is not there has no time.
-            let _ = set_times(&path, LONG_AGO, LONG_AGO);
+        let paths = [path, parent];
+        for path in &paths {
+            // What is not there has no time. Through a symbolic link both may be the same.
+            let _ = set_times(path, LONG_AGO, LONG_AGO);
+        }
+        Some(paths.map(|path| {
             let ctime = path.symlink_metadata();
             let ctime = ctime.map_or((0, 0), |facts| (facts.ctime(), facts.ctime_nsec()));
             (path, ctime)

@@ -41,7 +41,7 @@ fn git_clones_commits_collects_and_checks() {
 #[test]
 fn sqlite_keeps_every_row() {
     let open = Open::new();
-    let rows = if full() { 300 } else { 12 };
+    let rows = if full() { 60 } else { 12 };
     run(&format!(
         r#"cd '{}'
         for journal in delete wal; do

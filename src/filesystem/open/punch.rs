@@ -2,6 +2,7 @@
 
 use super::OpenPoint;
 use super::change::{Change, Facts};
+use super::content::{OpenContent, Place, Segment};
 use super::state::OpenNode;
 use crate::error::{Error, Result};
 use crate::filesystem::errno::{Answer, Rule};
@@ -48,6 +49,27 @@ impl OpenPoint {
             self.rematch_node(inner, node);
         }
         self.touch(inner, node, set)
+    }
+
+    /// Makes zeros of what was spooled between the stretches that the journal tells of, before the daemon ended.
+    pub(super) fn clear_gaps(&self, node: u64, content: &OpenContent) -> Result<()> {
+        let spooled = |segment: &&Segment| matches!(segment.place, Place::Spool);
+        let mut gaps = Vec::new();
+        let mut at = 0;
+        for segment in content.segments.iter().filter(spooled) {
+            if segment.begin > at {
+                gaps.push((at, segment.begin));
+            }
+            at = segment.end();
+        }
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        let Some(spool) = self.existing_spool(node)? else {
+            return Ok(());
+        };
+        let mut gaps = gaps.into_iter();
+        gaps.try_for_each(|(begin, end)| give_back(&spool, begin, end))
     }
 }
 

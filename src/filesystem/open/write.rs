@@ -82,9 +82,8 @@ impl OpenPoint {
             }
             let mut segments = content.segments.iter().rev();
             let last = segments.find(|segment| matches!(segment.place, Place::Spool));
-            let end = last.map_or(0, Segment::end);
-            self.cut_spool(*number, end)?;
-            self.release_range(inner, *number, &(0..end))?;
+            self.cut_spool(*number, last.map_or(0, Segment::end))?;
+            self.clear_gaps(*number, content)?;
         }
         gone.iter().for_each(|node| inner.state.give_up(*node));
         self.hold(inner);
