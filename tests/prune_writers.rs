@@ -19,7 +19,7 @@ use keepfs::store::Store;
 use keepfs::store::faults::Verb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 #[test]
 fn a_writer_that_knows_nothing_of_the_list() {
@@ -254,9 +254,13 @@ fn what_a_dead_writer_left_goes_when_its_lease_ends() {
 }
 
 /// One of two hosts that back up all the time, each its own backups and what all share.
-fn keep_writing(yard: &Yard, number: u64, stop: &AtomicBool) -> BTreeMap<String, Files> {
+fn keep_writing(
+    yard: &Yard,
+    number: u64,
+    (stop, names): (&AtomicBool, &AtomicU64),
+) -> BTreeMap<String, Files> {
     let mut random = Random(number + 77);
-    let mut made = BTreeMap::new();
+    let mut made: BTreeMap<u64, (String, Files)> = BTreeMap::new();
     let mut host = yard.host();
     for turn in 0.. {
         if stop.load(SeqCst) {
@@ -265,15 +269,20 @@ fn keep_writing(yard: &Yard, number: u64, stop: &AtomicBool) -> BTreeMap<String,
         if turn % 5 == 4 {
             host = yard.host();
         }
+        if made.len() > 8 {
+            let (_, (oldest, _)) = made.pop_first().unwrap();
+            forget(&host, &oldest);
+        }
         let name = format!("w{number}-{turn}");
+        names.fetch_add(1, SeqCst);
         let files = some_files(&mut random);
         match back_up(&host, &name, &files) {
-            Ok(_) => drop(made.insert(name, files)),
+            Ok(_) => drop(made.insert(turn, (name, files))),
             // It was told to run again: days have passed under it.
             Err(error) => assert_eq!(error.kind(), Kind::Busy, "{error}"),
         }
     }
-    made
+    made.into_values().collect()
 }
 
 /// A few files of a small stock, so that points share and gone ones come again.
@@ -292,13 +301,13 @@ fn points_come_and_go_in_any_order_beside_two_writers() {
     let yard = Yard::with_trash_days("1");
     let empty = yard.bytes("");
     let mut random = Random(seed);
-    let stop = AtomicBool::new(false);
+    let (stop, names) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut there: BTreeMap<String, Files> = BTreeMap::new();
     let rounds = if full() { 200 } else { 4 };
     std::thread::scope(|scope| {
         let writers = [0, 1].map(|number| {
-            let (yard, stop) = (&yard, &stop);
-            scope.spawn(move || keep_writing(yard, number, stop))
+            let (yard, told) = (&yard, (&stop, &names));
+            scope.spawn(move || keep_writing(yard, number, told))
         });
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for round in 0..rounds {
@@ -353,7 +362,7 @@ fn points_come_and_go_in_any_order_beside_two_writers() {
     yard.assert_clean("empty");
     let now = yard.bytes("");
     // A grave of each name that was used, and the index's last segment.
-    let graves = 128 * (rounds * 10 + there.len()) as u64;
+    let graves = 128 * (rounds * 10 + names.load(SeqCst));
     assert!(
         now < empty + empty / 50 + 8192 + graves,
         "{empty} then, {now} now"
