@@ -235,6 +235,54 @@ fn a_writer_and_an_open_point_keep_what_they_have_stored() {
     assert!(yard.packs().len() < stored.len());
 }
 
+/// What an open point wrote may be nowhere else: it shares what nobody needs, and days pass before it is sealed.
+#[test]
+fn what_an_open_point_shares_with_a_dead_pack_is_not_deleted_under_it() {
+    let name = (b"web".to_vec(), b"open".to_vec());
+    for listed_before in [false, true] {
+        let yard = Yard::new();
+        let shared = files(&mut Random(12), 4, 90_000);
+        let host = yard.host();
+        written(
+            &Writer::new(host.repository().clone(), None).unwrap(),
+            "never",
+            &shared,
+        )
+        .unwrap();
+        let dead = yard.packs();
+        yard.pass(3 * DAY);
+        if listed_before {
+            assert!(yard.prune().condemned_packs > 0);
+        }
+        let mark = OpenPointMark::new(host.repository().clone(), ObjectId::random(), name.clone());
+        mark.hold().unwrap();
+        let writer = Writer::new(host.repository().clone(), None)
+            .unwrap()
+            .marked(&mark);
+        let record = written(&writer, "open", &shared).unwrap();
+        drop(writer);
+        // What was listed before is stored anew, what is listed later stays.
+        assert_eq!(yard.packs() == dead, !listed_before);
+        for _ in 0..4 {
+            yard.pass(2 * DAY);
+            let report = yard.prune();
+            let told = report.notes.iter().any(|note| note.contains("open point"));
+            assert!(
+                listed_before || told || report.condemned_packs > 0,
+                "{report:?}"
+            );
+        }
+        let stays = dead.iter().all(|pack| yard.packs().contains(pack));
+        assert_eq!(stays, !listed_before);
+        let later = yard.host();
+        later.catalog.commit(b"web", Draft { record }).unwrap();
+        mark.give_back();
+        yard.prune_all();
+        assert_reads(&yard.host(), "open", &shared, "sealed");
+        yard.assert_clean("sealed");
+    }
+}
+
 #[test]
 fn what_a_dead_writer_left_goes_when_its_lease_ends() {
     let yard = Yard::new();

@@ -6,7 +6,7 @@ use keepfs::clock::{Clock, Time};
 use keepfs::copy::End;
 use keepfs::error::Result;
 use keepfs::id::ObjectId;
-use keepfs::point::{Content, Draft, Owner, Point, PointRecord, Source, Visit, Walk};
+use keepfs::point::{Draft, Point, PointRecord, Visit, Walk};
 use keepfs::progress::Progress;
 use keepfs::prune::{Options, Report, prune};
 use keepfs::repository::{Credential, Local, Repository, Settings, TRASH_DAYS, Writer};
@@ -148,23 +148,9 @@ pub fn written(writer: &Writer, name: &str, files: &Files) -> Result<PointRecord
     let tree = write_directory(writer, "", files);
     writer.flush()?;
     Ok(PointRecord {
-        backup: Default::default(),
-        name: name.as_bytes().to_vec(),
-        time: Time::new(1, 0),
-        sealed: Time::default(),
-        sequence: 0,
-        previous: [0; 32],
         mode: 0o750,
-        owner: Owner::default(),
         mtime: Time::new(1, 2),
-        xattrs: Vec::new(),
-        tree,
-        side: Content::Empty,
-        side_bytes: 0,
-        source: Source::default(),
-        origin: None,
-        program: String::new(),
-        more: Vec::new(),
+        ..PointRecord::new(name.as_bytes(), Time::new(1, 0), tree)
     })
 }
 

@@ -148,27 +148,18 @@ impl OpenPoint {
         writer.flush()?;
         referred.require(&self.repository.trees)?;
         let source = copy_of.map(|from| from.point.record.source.clone());
+        let time = copy_of.map_or(self.started, |from| from.point.record.time);
         let record = PointRecord {
-            backup: self.backup,
-            name: name.to_vec(),
-            time: copy_of.map_or(self.started, |from| from.point.record.time),
-            sealed: repository.now(),
-            sequence: 0,
-            previous: [0; 32],
             mode: top.mode,
             owner: (*top.owner).clone(),
             mtime: top.mtime,
             xattrs: top.xattrs,
-            tree,
-            side: Content::Empty,
-            side_bytes: 0,
             source: source.unwrap_or_else(|| Source {
                 host: crate::repository::host_name(),
                 paths: Vec::new(),
             }),
             origin: copy_of.map(CompletePoint::origin),
-            program: String::new(),
-            more: Vec::new(),
+            ..PointRecord::new(name, time, tree)
         };
         self.commit(record)
     }
