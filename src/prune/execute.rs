@@ -1,7 +1,7 @@
 //! One pass over a repository: what is expired goes, what nobody needs is marked, a list is made, decided or carried out.
 
 use super::leases::{self, Protection};
-use super::mark::Marks;
+use super::mark::{Marks, Pack};
 use super::plan::{Limits, is_settled, plan};
 use super::rewrite::rewrite;
 use super::{Options, Report};
@@ -281,13 +281,13 @@ impl Pass<'_> {
         limits: &Limits,
         marks: &Marks,
     ) -> Result<()> {
-        let mut packs = marks.packs.clone();
-        // They are counted as what they are: waiting, or deleted.
-        packs.retain(|pack| {
-            !(pack.is_dead()
-                && condemned.packs.contains(&pack.id)
-                && pack_counted(condemned, pack.modified))
-        });
+        // What was counted as waiting or deleted is not counted again. What is gone and still in the index is listed anew.
+        let told = |pack: &&Pack| {
+            let named = pack.is_dead() && condemned.packs.contains(&pack.id);
+            named && (pack.modified.is_some() || !condemned.is_calm())
+        };
+        let packs = marks.packs.iter().filter(|pack| !told(pack));
+        let packs: Vec<Pack> = packs.copied().collect();
         let plan = plan(&packs, protection, limits);
         let report = &mut *self.report;
         (report.live_packs, report.live_bytes) = (plan.live_packs, plan.live_bytes);
@@ -346,12 +346,6 @@ impl Pass<'_> {
         self.report.objects_removed += removed;
         Ok(())
     }
-}
-
-/// Whether a dead pack of the newest record was counted when that was waited for, or carried out.
-fn pack_counted(condemned: &Condemnation, modified: Option<Time>) -> bool {
-    // What was deleted a moment ago is still among the marks.
-    modified.is_some() || !condemned.is_calm()
 }
 
 fn key(point: &Point) -> (ObjectId, u64) {

@@ -202,3 +202,43 @@ fn told(number: u64, next: u64, list: Condemned) -> Condemnation {
         packs: list.packs.into_iter().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: Option<u64>, stage: Stage) -> Condemnation {
+        Condemnation {
+            number,
+            next: number.map_or(0, |number| number + 1),
+            stage,
+            packs: HashSet::new(),
+        }
+    }
+
+    #[test]
+    fn only_the_making_of_a_list_changes_nothing_for_a_writer() {
+        let never = record(None, Stage::Never);
+        let listed = |number| record(Some(number), Stage::Listed(Time::new(1, 0)));
+        let decided = |number| record(Some(number), Stage::Decided);
+        let done = |number| record(Some(number), Stage::Done);
+        for (began, now, expected) in [
+            (never.clone(), never.clone(), true),
+            (never.clone(), listed(0), true),
+            (never.clone(), decided(1), false),
+            (never.clone(), done(2), false),
+            (never, listed(3), false),
+            (listed(0), listed(0), true),
+            (listed(0), decided(1), false),
+            (listed(0), done(1), false),
+            (listed(0), listed(1), false),
+            (decided(1), decided(1), false),
+            (decided(1), done(2), false),
+            (done(2), done(2), true),
+            (done(2), listed(3), true),
+            (done(2), listed(4), false),
+        ] {
+            assert_eq!(began.lasts_until(&now), expected, "{began:?}, {now:?}");
+        }
+    }
+}

@@ -186,22 +186,21 @@ impl Bringer {
 
 impl Shared {
     fn transfer(&self, source: &Arc<Trees>) -> Result<Arc<Transfer>> {
-        let mut transfers = self.transfers.lock();
         let id = source.repository().id();
-        if let Some(transfer) = transfers.get(&id) {
+        if let Some(transfer) = self.transfers.lock().get(&id) {
             return Ok(transfer.clone());
         }
+        // Not under the lock: a writer asks the store, which may take its time.
         let target = self.target.repository();
         let mut writer = Writer::new(target.clone(), Some(id))?;
         if let Some(mark) = self.mark.get() {
             writer = writer.marked(mark);
         }
-        let writer = Arc::new(writer);
         let options = TransferOptions::between(source.repository(), target);
-        let transfer = Transfer::new(source.clone(), writer, options);
-        let transfer = Arc::new(transfer);
-        transfers.insert(id, transfer.clone());
-        Ok(transfer)
+        let transfer = Arc::new(Transfer::new(source.clone(), Arc::new(writer), options));
+        // Somebody may have been faster; one serves all.
+        let mut transfers = self.transfers.lock();
+        Ok(transfers.entry(id).or_insert(transfer).clone())
     }
 
     fn work(&self, waiting: &Receiver<Task>) {
