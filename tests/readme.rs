@@ -17,7 +17,7 @@ fn script(root: &Path) -> String {
                 in_configuration = true;
                 script.push_str("mkdir -p ~/.config; cat > ~/.config/keepfs.toml <<'END'\n");
             }
-            "```" => {
+            "```" if in_configuration => {
                 in_configuration = false;
                 script.push_str("END\n");
             }
