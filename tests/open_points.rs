@@ -1,6 +1,7 @@
 //! Open points without a kernel: what survives the daemon, and what is never sealed.
 
 use crate::engine::{Bench, assert_clean};
+use crate::hooked::HookedStore;
 use crate::mount::{back_up, catalog};
 use crate::mount_writes::settings;
 use keepfs::filesystem::{
@@ -8,9 +9,10 @@ use keepfs::filesystem::{
 };
 use keepfs::id::ChunkId;
 use keepfs::store::MemoryStore;
-use keepfs::store::faults::{FaultyStore, Stop};
+use keepfs::store::faults::{FaultyStore, Stop, Verb};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 const USER: Caller = Caller {
@@ -646,6 +648,65 @@ fn copies_side_by_side_are_never_refused_by_the_sealing_of_the_whole() {
         let (parent, name) = tree.place("offsite/host/p1");
         tree.0.remove_directory(parent, name).unwrap();
     }
+}
+
+#[test]
+fn a_rename_ends_when_the_store_takes_nothing_or_its_caller_is_told_to_end() {
+    let store = HookedStore::new(MemoryStore::new());
+    let bench = Bench::in_store(Arc::new(store.clone()), &settings());
+    let state = tempfile::tempdir().unwrap();
+    let options = Options {
+        patience: Duration::from_millis(600),
+        ..Options::new(state.path().to_owned())
+    };
+    let repositories = vec![("primary".to_owned(), catalog(&bench))];
+    let tree = Tree(FileSystem::new(repositories, options));
+    tree.mkdir("primary/host");
+    tree.mkdir("primary/host/x.partial");
+    tree.put("primary/host/x.partial/file", &content("file"));
+    let stuck = Arc::new(AtomicBool::new(true));
+    let holds = stuck.clone();
+    store.after(move |verb, _| {
+        while verb == Verb::Upload && holds.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    });
+    fails(
+        tree.mv("primary/host/x.partial", "primary/host/x"),
+        libc::EHOSTDOWN,
+        "takes nothing",
+    );
+    // Stopped, a process keeps the signal that shall end it.
+    let mut waits = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let pid = waits.id();
+    crate::mount::run(&format!("kill -STOP {pid}; kill -TERM {pid}"));
+    let caller = Caller { pid, ..USER };
+    let top = tree.ino("primary/host/x.partial");
+    let synced = tree.0.sync_directory(top, caller);
+    fails(synced, libc::EINTR, "interrupted");
+    waits.kill().unwrap();
+    waits.wait().unwrap();
+    stuck.store(false, SeqCst);
+    // The attempt that was given up ends without a point; the next one makes it.
+    assert!((0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        tree.fact("primary/host/x.partial", "state") == "open"
+    }));
+    tree.mv("primary/host/x.partial", "primary/host/x").unwrap();
+    assert_eq!(tree.read("primary/host/x/file").unwrap(), content("file"));
+    assert_eq!(
+        catalog(&bench)
+            .contents()
+            .points
+            .values()
+            .map(|points| points.len())
+            .sum::<usize>(),
+        1
+    );
 }
 
 #[test]

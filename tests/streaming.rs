@@ -71,7 +71,7 @@ impl Host {
     fn serve_with(&self, state: &Path, others: &[(&str, &Bench)]) -> Served {
         let options = Options {
             spool_bytes: self.spool_bytes,
-            spool_patience: self.patience,
+            patience: self.patience,
             ..Options::new(state.to_owned())
         };
         let others = others.iter().map(|(name, bench)| (*name, *bench));

@@ -571,7 +571,7 @@ impl FileSystem {
     ) -> Answer<()> {
         let node = self.inodes.get(ino)?;
         if name.starts_with(RESERVED) {
-            return self.set_fact(&node, name, value);
+            return self.set_fact(&node, name, value, caller);
         }
         let What::Open(open, number) = &node.what else {
             return self.set_directory_acl(&node, name, value, caller);
@@ -623,11 +623,11 @@ impl FileSystem {
         }
     }
 
-    fn set_fact(&self, node: &Node, name: &[u8], value: &[u8]) -> Answer<()> {
+    fn set_fact(&self, node: &Node, name: &[u8], value: &[u8], caller: Caller) -> Answer<()> {
         let state = name == b"user.keepfs.state";
         match &node.what {
             What::Open(open, TOP) if state && value == b"complete" => {
-                let sealed = self.seal_in_place(open);
+                let sealed = self.seal_in_place(open, caller);
                 sealed.map_err(|failure| self.noted(node, failure))
             }
             What::Complete(_, entry) if state && value == b"complete" && entry.name.is_empty() => {
@@ -711,7 +711,7 @@ impl FileSystem {
         (parent, name): (u64, &[u8]),
         (new_parent, new_name): (u64, &[u8]),
         flags: u32,
-        _: Caller,
+        caller: Caller,
     ) -> Answer<()> {
         let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
         let exchange = flags & RENAME_EXCHANGE != 0;
@@ -732,7 +732,7 @@ impl FileSystem {
             if !Arc::ptr_eq(repository, other) || backup != new_backup {
                 return Err(Rule::AcrossRepositories.into());
             }
-            let renamed = self.rename_point(repository, *backup, name, new_name);
+            let renamed = self.rename_point(repository, *backup, (name, new_name), caller);
             return renamed.map_err(|failure| self.noted(&from, failure));
         }
         if let (What::Repository(repository), What::Repository(other)) = (&from.what, &to.what) {
@@ -774,11 +774,11 @@ impl FileSystem {
     }
 
     /// Returns when everything in a directory of an open point that was copied is in the repository.
-    pub fn sync_directory(&self, ino: u64, _: Caller) -> Answer<()> {
+    pub fn sync_directory(&self, ino: u64, caller: Caller) -> Answer<()> {
         let node = self.inodes.get(ino)?;
         match &node.what {
             What::Open(open, _) if open.sealed().is_none() => {
-                let synced = open.sync_all();
+                let synced = open.sync_all_for(self.waiting(caller));
                 synced.map_err(|failure| self.noted(&node, failure))
             }
             _ => Ok(()),

@@ -72,8 +72,8 @@ pub struct Options {
     pub state_directory: PathBuf,
     /// Bytes that all open points together may have written and not yet stored: more wait until some are.
     pub spool_bytes: u64,
-    /// How long those wait while nothing is stored, before they are refused.
-    pub spool_patience: Duration,
+    /// How long a tool waits while nothing is stored, before it is refused.
+    pub patience: Duration,
     /// Where time comes from.
     pub clock: Clock,
 }
@@ -89,7 +89,7 @@ impl Options {
             read_ahead_bytes: 8 << 20,
             state_directory,
             spool_bytes: 8 << 30,
-            spool_patience: Duration::from_secs(30),
+            patience: Duration::from_secs(30),
             clock: Clock::system(),
         }
     }
@@ -149,7 +149,7 @@ impl FileSystem {
             problems.note(ROOT, sentence);
         }
         let directory = &options.state_directory;
-        let spool = Spool::new(options.spool_bytes, options.spool_patience);
+        let spool = Spool::new(options.spool_bytes, options.patience);
         let filesystem = Self {
             open_points: OpenPoints::resume(directory, spool, &repositories, &problems),
             started: options.clock.now(),

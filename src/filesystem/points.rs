@@ -3,7 +3,7 @@
 use super::FileSystem;
 use super::changes::{Caller, Mode};
 use super::errno::{Answer, Rule};
-use super::open::{Facts, OpenPoint};
+use super::open::{Facts, OpenPoint, Waiting};
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
@@ -125,12 +125,19 @@ impl FileSystem {
         Ok(repository.catalog.rename_backup(backup, new_name)?)
     }
 
+    pub(super) fn waiting(&self, caller: Caller) -> Waiting {
+        Waiting {
+            pid: caller.pid,
+            patience: Some(self.options.patience),
+        }
+    }
+
     pub(super) fn rename_point(
         &self,
         repository: &Arc<MountedRepository>,
         backup: ObjectId,
-        name: &[u8],
-        new_name: &[u8],
+        (name, new_name): (&[u8], &[u8]),
+        caller: Caller,
     ) -> Answer<()> {
         check_point_name(new_name)?;
         if name == new_name {
@@ -149,13 +156,15 @@ impl FileSystem {
             return Ok(renamed.map(drop)?);
         };
         if name.ends_with(PARTIAL) && !new_name.ends_with(PARTIAL) {
-            return open.seal(new_name, self.seals_as(&open));
+            let waiting = self.waiting(caller);
+            return open.seal_for(waiting, new_name, self.seals_as(&open));
         }
         open.set_name(new_name)
     }
 
-    /// Seals a point where it is: under its name, without the ending that says that it is not complete.
-    pub(super) fn seal_in_place(&self, open: &Arc<OpenPoint>) -> Answer<()> {
+    /// Seals a point where it is: under its name, without the ending that says that it is not complete. However long that
+    /// takes, unless the caller has enough of it.
+    pub(super) fn seal_in_place(&self, open: &Arc<OpenPoint>, caller: Caller) -> Answer<()> {
         let name = open.name();
         let complete = name.strip_suffix(PARTIAL).unwrap_or(&name);
         check_point_name(complete)?;
@@ -166,7 +175,11 @@ impl FileSystem {
             );
             return Err(Error::new(Kind::AlreadyExists, message).into());
         }
-        open.seal(complete, self.seals_as(open))
+        let waiting = Waiting {
+            pid: caller.pid,
+            patience: None,
+        };
+        open.seal_for(waiting, complete, self.seals_as(open))
     }
 }
 

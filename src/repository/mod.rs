@@ -47,6 +47,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A key slot: its id and what it says; a slot that cannot be read has its error.
 pub type KeySlot = (ObjectId, Result<(SlotKind, SlotFacts)>);
@@ -207,6 +208,8 @@ pub struct Repository {
     index: Index,
     frames: FrameCache,
     local: Local,
+    /// Steps of this process's writers.
+    progress: AtomicU64,
     /// What prune was about to delete when it was asked for last.
     condemned: Mutex<Arc<Condemnation>>,
     /// The same, when each writer of this process began; the oldest first.
@@ -312,6 +315,7 @@ impl Repository {
             settings,
             index,
             local,
+            progress: AtomicU64::new(0),
             condemned: Mutex::default(),
             writers: Mutex::default(),
             gone: RwLock::default(),
@@ -335,6 +339,7 @@ impl Repository {
             settings: self.settings.clone(),
             index,
             local: self.local.clone(),
+            progress: AtomicU64::new(0),
             condemned: Mutex::default(),
             writers: Mutex::default(),
             gone: RwLock::default(),
@@ -344,6 +349,16 @@ impl Repository {
     /// The repository's id.
     pub fn id(&self) -> ObjectId {
         self.header.repository
+    }
+
+    /// Changes whenever a writer of this process gets on: has looked for a chunk, or passed bytes to the store.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Relaxed)
+    }
+
+    /// A writer got on.
+    pub(crate) fn advance(&self) {
+        self.progress.fetch_add(1, Relaxed);
     }
 
     /// Where it is, for messages.

@@ -244,6 +244,7 @@ impl Writer {
 
     /// Claims a chunk for this caller to write: false when the repository has it or it is claimed already.
     pub fn claim(&self, id: &ChunkId) -> Result<bool> {
+        self.repository.advance();
         let mut claimed = self.shard(id).lock();
         Ok(!claimed.contains(id) && !self.in_index(id)? && claimed.insert(*id))
     }
@@ -417,6 +418,7 @@ impl Writer {
             for mut payload in payloads {
                 pack.builder.frame(&mut payload.bytes, payload.plain_bytes);
                 pack.upload.write(Bytes::from(payload.bytes))?;
+                self.repository.advance();
             }
             pack.builder.chunks(chunks);
             let full = pack.builder.object_bytes() >= self.repository.settings().pack_bytes
@@ -460,6 +462,7 @@ impl Writer {
     /// Makes a pack durable in the background; at most [`FINISHING_MAX`] at a time.
     fn finish_pack(&self, kind: PackKind, pack: OpenPack) -> Result<()> {
         let (written, unpublished) = (self.written.clone(), self.unpublished.clone());
+        let repository = self.repository.clone();
         let finish = move || {
             let OpenPack {
                 builder,
@@ -468,6 +471,7 @@ impl Writer {
             let (end, facts) = builder.finish();
             upload.write(Bytes::from(end))?;
             upload.finish()?;
+            repository.advance();
             written.stored_bytes.fetch_add(facts.object_bytes, Relaxed);
             if kind == PackKind::Data {
                 written.data_bytes.fetch_add(facts.object_bytes, Relaxed);

@@ -98,6 +98,7 @@ impl OpenPoint {
                 last_source: None,
                 calls: 0,
                 waits_for_quiet: false,
+                given_up: Arc::default(),
                 bring_again: false,
                 handles: HashMap::new(),
                 streaming: Streaming::default(),

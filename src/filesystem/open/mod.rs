@@ -27,6 +27,7 @@ mod spool;
 mod state;
 mod stream;
 mod stretch;
+mod waiting;
 mod write;
 
 pub(super) use attributes::CAPABILITY;
@@ -37,6 +38,7 @@ pub use list::{OpenPointFacts, open_points};
 pub(super) use read::spool_is_short;
 pub(super) use spool::{Spool, SpoolFacts};
 pub(super) use state::{Body, OpenNode, State};
+pub(super) use waiting::Waiting;
 
 use super::errno::{Answer, Rule};
 use super::inode::number;
@@ -56,6 +58,7 @@ use spool::Share;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use stream::Streamer;
 use stretch::{Streaming, touched};
 
@@ -80,6 +83,8 @@ struct Inner {
     calls: u64,
     /// Whether a thread waits for the end of the tool's calls to seal the copy as it was written.
     waits_for_quiet: bool,
+    /// Set when nobody waits for the present attempt to seal any more: it ends before its record is made.
+    given_up: Arc<AtomicBool>,
     /// Whether bringing has failed: the next attempt brings everything anew.
     bring_again: bool,
     /// How often each node is open.

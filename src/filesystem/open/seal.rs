@@ -29,6 +29,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Spooled bytes that are read at a time where they are cut between references.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -37,8 +38,13 @@ const THREADS: usize = 2;
 
 impl OpenPoint {
     /// Seals the point under this name: as `like` says if it is a whole copy, else as it was written. Returns when it
-    /// is durable; on failure it stays open.
-    pub(in crate::filesystem) fn seal(self: &Arc<Self>, name: &[u8], like: SealAs) -> Answer<()> {
+    /// is durable; on failure, or when it was given up before its record is made, it stays open.
+    pub(super) fn seal_unless(
+        self: &Arc<Self>,
+        name: &[u8],
+        like: SealAs,
+        given_up: Arc<AtomicBool>,
+    ) -> Answer<()> {
         let copy = {
             let mut inner = self.inner.lock();
             while matches!(inner.stage, Stage::Sealing(_)) {
@@ -48,6 +54,7 @@ impl OpenPoint {
                 return Ok(());
             }
             Self::require_open(&inner)?;
+            inner.given_up = given_up;
             let copy = whole_copy_of(&inner).map(|from| (like, from));
             inner.stage = match &copy {
                 Some((SealAs::Source, from)) => Stage::Sealing(Some(from.clone())),
@@ -103,6 +110,10 @@ impl OpenPoint {
                 "the backup of this open point is gone; make it again",
             )
         })?;
+        if self.inner.lock().given_up.load(Relaxed) {
+            let message = "nobody waits for the sealing any more; try again";
+            return Err(Error::new(Kind::Interrupted, message));
+        }
         let sealing = Change::Sealing {
             record: fingerprint(&record),
         };
