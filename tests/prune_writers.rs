@@ -253,6 +253,7 @@ fn what_an_open_point_shares_with_a_dead_pack_is_not_deleted_under_it() {
         yard.pass(3 * DAY);
         if listed_before {
             assert!(yard.prune().condemned_packs > 0);
+            yard.pass(HOUR);
         }
         let mark = OpenPointMark::new(host.repository().clone(), ObjectId::random(), name.clone());
         mark.hold().unwrap();
