@@ -311,9 +311,11 @@ impl Storing<'_> {
                 return Ok(true);
             };
             let (node, which) = (stretch.node, (stretch.node, stretch.number));
+            let end = stretch.range.end;
             from = place;
             match self.put(id, stretch) {
-                Ok(0) => from = Cursor::of(node + 1),
+                // Too little to be cut; what lies behind it may be more.
+                Ok(0) => from.after = end,
                 Ok(put) => bytes += put,
                 Err(Broken::Reading(error)) => {
                     self.shared

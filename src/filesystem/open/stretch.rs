@@ -44,11 +44,13 @@ pub(super) enum Due {
     All,
 }
 
-/// Where to go on looking: the node, and how far it reached when it was looked at first.
+/// Where to go on looking: the node, how far it reached when it was looked at first, and the byte of it before which
+/// nothing more can be done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor {
     pub node: u64,
     pub upto: u64,
+    pub after: u64,
 }
 
 impl Cursor {
@@ -58,6 +60,7 @@ impl Cursor {
         Self {
             node,
             upto: u64::MAX,
+            after: 0,
         }
     }
 }
@@ -235,7 +238,13 @@ struct Found {
 }
 
 /// What of a file is due: the first such stretch that is not in hand.
-fn due_of(content: &OpenContent, in_hand: &[Range<u64>], due: Due, open: bool) -> Option<Found> {
+fn due_of(
+    content: &OpenContent,
+    in_hand: &[Range<u64>],
+    after: u64,
+    due: Due,
+    open: bool,
+) -> Option<Found> {
     let mut segments = content.segments.iter();
     let spooled = |segment: &Segment| matches!(segment.place, Place::Spool);
     if content.size <= SMALL_FILE_BYTES && segments.all(spooled) {
@@ -251,7 +260,7 @@ fn due_of(content: &OpenContent, in_hand: &[Range<u64>], due: Due, open: bool) -
         let all = segment.begin..segment.end();
         let taken = in_hand.iter().filter(|range| overlap(range, &all));
         let begin = taken.map(|range| range.end).fold(all.start, u64::max);
-        if begin >= all.end {
+        if begin >= all.end || all.end <= after {
             return None;
         }
         let grows = open && all.end == content.run.end;
@@ -288,25 +297,20 @@ impl OpenPoint {
         let much = inner.state.spooled > KEPT_BYTES.min(bound / 4);
         let written = inner.state.written.range(from.node..);
         let found = written.into_iter().find_map(|node| {
-            let upto = if *node == from.node {
-                from.upto
-            } else {
-                u64::MAX
+            let place = match *node == from.node {
+                true => from,
+                false => Cursor::of(*node),
             };
-            due_in(inner, *node, upto, due, much).map(|found| (*node, found))
+            due_in(inner, place, due, much).map(|found| (place, found))
         });
-        let Some((node, found)) = found else {
+        let Some((place, found)) = found else {
             return Ok(None);
         };
-        let upto = if node == from.node {
-            from.upto
-        } else {
-            u64::MAX
-        };
+        let node = place.node;
         let size = inner.state.nodes.get(&node).and_then(OpenNode::content);
         let cursor = Cursor {
-            node,
-            upto: upto.min(size.map_or(0, |content| content.size)),
+            upto: place.upto.min(size.map_or(0, |content| content.size)),
+            ..place
         };
         let stretch = self.take(inner, node, found)?;
         Ok(stretch.map(|stretch| (stretch, cursor)))
@@ -540,7 +544,8 @@ fn comes_again(open: &OpenPoint, inner: &Inner) -> bool {
     (there.seed, there.cut) != (here.seed, here.cut)
 }
 
-fn due_in(inner: &Inner, node: u64, upto: u64, due: Due, much: bool) -> Option<Found> {
+fn due_in(inner: &Inner, place: Cursor, due: Due, much: bool) -> Option<Found> {
+    let node = place.node;
     let known = inner.state.nodes.get(&node)?;
     let open = inner.handles.contains_key(&node);
     if known.places.is_empty() && !open {
@@ -550,8 +555,8 @@ fn due_in(inner: &Inner, node: u64, upto: u64, due: Due, much: bool) -> Option<F
     let in_hand: Vec<_> = in_hand.map(|stretch| stretch.range.clone()).collect();
     // Closed files wait until much is spooled.
     let open = open || due == Due::Streamed && !much;
-    let found = due_of(known.content()?, &in_hand, due, open)?;
-    (found.range.start < upto).then_some(found)
+    let found = due_of(known.content()?, &in_hand, place.after, due, open)?;
+    (found.range.start < place.upto).then_some(found)
 }
 
 /// The hash of a file up to `begin`, if it is known up to a hole that ends there.
