@@ -1,6 +1,7 @@
 //! A daemon that is killed in the middle of a tool's copy: what was copied is there again, and the same `cp` finishes.
 
 use keepfs::clock::Clock;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -70,6 +71,14 @@ impl Site {
             .env("KEEPFS_CONFIG", self.path("keepfs.toml"))
             .current_dir(self.home.path())
             .stdin(Stdio::null());
+        // Whoever runs the tests under nohup has this signal ignored in all that they start.
+        // SAFETY: signal is safe to call after fork.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         command
     }
 

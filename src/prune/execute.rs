@@ -15,6 +15,8 @@ use crate::store::names::{self, Name};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+/// Seconds for which the object lasts that tells the store's time.
+const STAMP_SECONDS: i64 = 600;
 /// How often packs are taken out of an index that others write at the same time.
 const DROPS_MAX: usize = 8;
 
@@ -42,8 +44,8 @@ impl Pass<'_> {
             host: host_name(),
             process: std::process::id(),
             taken: now,
-            // It keeps nothing.
-            ends: Some(now),
+            // It keeps nothing, and lasts long enough for no other prune to remove it meanwhile.
+            ends: Some(Time::new(now.seconds.saturating_add(STAMP_SECONDS), 0)),
             point: None,
             name: None,
         };

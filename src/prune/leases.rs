@@ -120,6 +120,10 @@ fn protection(held: Vec<Held>) -> Protection {
             protection.ended.extend(held.names);
             continue;
         }
+        if held.kind == Some(LeaseKind::Reader) && held.point.is_none() {
+            // Another prune asks for the time.
+            continue;
+        }
         protection.told.push(held.told);
         if held.kind == Some(LeaseKind::Reader) {
             protection.points.extend(held.point);
