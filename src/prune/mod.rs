@@ -40,7 +40,7 @@
 //! decided. Run again, 1 stores anew what is missing.
 //!
 //! *A commit between the listing of points and the deciding.* The record of the point is made, then the newest number is
-//! read (2); the number of the decided list is made, then the points are listed once more ([`execute`]). So one of them sees
+//! read (2); the number of the decided list is made, then the points are listed once more (`execute.rs`). So one of them sees
 //! the other, whichever comes first. Who decides takes the packs off in a further record, before anything is deleted; who
 //! commits forgets the point again. Only when the committing process dies between its two steps, after it slept for a whole
 //! grace period before the first, and its point was made after the second listing, is nobody left to look.
