@@ -112,7 +112,7 @@ fn fio_verifies_random_writes() {
             "randwrite"
         };
         run(&format!(
-            "fio --name={name} --directory='{}' --rw={rw} --size={size} {how} --verify=crc32c --do_verify=1 --verify_fatal=1 \
+            "fio --name={name} --directory='{}' --rw={rw} --size={size} {how} --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_state_save=0 \
              --randseed=4711 --output-format=terse",
             open.point.display()
         ));
