@@ -33,6 +33,11 @@ pub fn settings() -> Settings {
 pub fn two() -> Two {
     let source = tempfile::tempdir().unwrap();
     one_of_everything(source.path());
+    two_of(source)
+}
+
+/// The same with a point of these files.
+fn two_of(source: tempfile::TempDir) -> Two {
     let (primary, offsite) = (Bench::new(&settings()), Bench::new(&settings()));
     back_up(&primary, source.path(), "point");
     let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
@@ -144,22 +149,7 @@ fn cp_copies_large_files_in_slices_and_no_holes() {
          truncate -s {hole} hole",
         source.path().display()
     ));
-    let (primary, offsite) = (Bench::new(&settings()), Bench::new(&settings()));
-    back_up(&primary, source.path(), "point");
-    let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());
-    let (point, target) = (
-        mount.path().join("primary/host/point"),
-        mount.path().join("offsite/host"),
-    );
-    std::fs::create_dir(&target).unwrap();
-    let two = Two {
-        mount,
-        source,
-        primary,
-        offsite,
-        point,
-        target,
-    };
+    let two = two_of(source);
     run(&format!(
         "cp -a '{}' '{}/'",
         two.point.display(),

@@ -179,8 +179,7 @@ impl OpenPoint {
             return Ok(());
         }
         if inner.state.lies_in(to.0, node) {
-            let message = "a directory cannot be moved into itself";
-            return Err(Error::new(Kind::Invalid, message).into());
+            return Err(into_itself().into());
         }
         if let Some(replaced) = replaced {
             check_replace(&inner.state, node, replaced, keep)?;
@@ -201,9 +200,7 @@ impl OpenPoint {
         }
         Ok(())
     }
-}
 
-impl OpenPoint {
     /// Two names of the point change places.
     pub(in crate::filesystem) fn exchange(
         &self,
@@ -219,8 +216,7 @@ impl OpenPoint {
             return Ok(());
         }
         if inner.state.lies_in(to.0, one) || inner.state.lies_in(from.0, other) {
-            let message = "a directory cannot be moved into itself";
-            return Err(Error::new(Kind::Invalid, message).into());
+            return Err(into_itself().into());
         }
         let exchange = Change::Exchange {
             parent: from.0,
@@ -239,6 +235,10 @@ impl OpenPoint {
         }
         Ok(())
     }
+}
+
+fn into_itself() -> Error {
+    Error::new(Kind::Invalid, "a directory cannot be moved into itself")
 }
 
 fn check_replace(state: &State, node: u64, replaced: u64, keep: bool) -> Answer<()> {

@@ -3,11 +3,11 @@
 use super::OpenPoint;
 use super::change::{Change, Facts};
 use super::content::{OpenContent, Place, Segment};
+use super::spool::punch;
 use super::state::OpenNode;
 use crate::error::{Error, Result};
 use crate::filesystem::errno::{Answer, Rule};
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
@@ -80,18 +80,11 @@ fn give_back(spool: &File, begin: u64, end: u64) -> Result<()> {
     if begin >= end {
         return Ok(());
     }
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // Both lie in a file, which has at most i64::MAX bytes.
-    let (offset, count) = (begin as libc::off_t, (end - begin) as libc::off_t);
-    // SAFETY: fallocate changes an open file and touches no memory.
-    if unsafe { libc::fallocate(spool.as_raw_fd(), mode, offset, count) } == 0 {
-        return Ok(());
+    match punch(spool, &(begin..end)) {
+        // This file system knows no holes.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        punched => return punched.map_err(wrap),
     }
-    let error = std::io::Error::last_os_error();
-    if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
-        return Err(wrap(error));
-    }
-    // This file system knows no holes.
     let mut at = begin;
     while at < end {
         let count = ZEROS.len().min((end - at) as usize);
