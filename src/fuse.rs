@@ -33,8 +33,9 @@ use workers::Workers;
 
 /// Threads that receive calls: a second one lets two clients, or a large read and a small one, work at once.
 const RECEIVERS: usize = 2;
-/// Threads for calls that wait for a store.
+/// Threads for calls that wait for a store, and when all of them do.
 const WAITERS: usize = 8;
+const WAITERS_MAX: usize = 256;
 /// Bytes of one READ or WRITE at most; the kernel clamps to 1 MiB.
 const REQUEST_BYTES: u32 = 1 << 20;
 /// Requests of the kernel's own that may be under way; the default of 16 bounds its reading ahead.
@@ -157,7 +158,7 @@ fn start(
     };
     let shell = Shell {
         filesystem,
-        workers: Workers::new(WAITERS, RECEIVERS),
+        workers: Workers::new(WAITERS, WAITERS_MAX, RECEIVERS),
     };
     let session = if mountpoint::is_root() {
         let device = mountpoint::mount(directory, options)?;
@@ -835,10 +836,10 @@ impl Filesystem for Shell {
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.as_bytes().to_vec();
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         self.run("rmdir", move |filesystem| {
-            reply_empty(reply, filesystem.remove_directory(parent.0, &name));
+            reply_empty(reply, filesystem.remove_directory(parent.0, &name, caller));
         });
     }
 

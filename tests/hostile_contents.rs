@@ -354,7 +354,9 @@ fn bent_journals_of_open_points_are_served_as_far_as_they_make_sense() {
             let _ = asked
                 .filesystem
                 .sync_directory(open.ino, crate::filesystem::caller());
-            let _ = asked.filesystem.remove_directory(top, b"open");
+            let _ = asked
+                .filesystem
+                .remove_directory(top, b"open", crate::filesystem::caller());
         }
         drop(asked);
     }

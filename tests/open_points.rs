@@ -491,7 +491,7 @@ fn a_point_that_is_being_removed_is_not_gone_on_with() {
     tree.put("offsite/host/x.partial/file", b"content");
     tree.mkdir("offsite/host/y.partial");
     let (parent, name) = tree.place("offsite/host/y.partial");
-    tree.0.remove_directory(parent, name).unwrap();
+    tree.0.remove_directory(parent, name, USER).unwrap();
     assert_eq!(host.open_points().len(), 1);
     drop(tree);
     let left = &host.open_points()[0];
@@ -646,8 +646,22 @@ fn copies_side_by_side_are_never_refused_by_the_sealing_of_the_whole() {
         });
         assert!(tree.becomes_complete("offsite/host/p1"));
         let (parent, name) = tree.place("offsite/host/p1");
-        tree.0.remove_directory(parent, name).unwrap();
+        tree.0.remove_directory(parent, name, USER).unwrap();
     }
+}
+
+#[test]
+fn a_copy_that_is_just_being_sealed_can_be_removed() {
+    let host = Host::new();
+    let tree = host.serve();
+    for _ in 0..10 {
+        tree.copy_point("primary/host/p1", "offsite/host/p1");
+        let (parent, name) = tree.place("offsite/host/p1");
+        tree.0.remove_directory(parent, name, USER).unwrap();
+        assert!(tree.look("offsite/host/p1").is_none());
+    }
+    drop(tree);
+    host.assert_clean();
 }
 
 #[test]

@@ -536,7 +536,9 @@ fn an_open_point_keeps_what_it_has_stored_and_what_it_refers_to() {
     tree.0.sync_directory(open, TOOL).unwrap();
     assert_eq!(yard.memory.list("leases/").unwrap().len(), 1);
     let before = yard.packs().len();
-    tree.0.remove_directory(web, b"given-up").unwrap();
+    tree.0
+        .remove_directory(web, b"given-up", crate::filesystem::caller())
+        .unwrap();
     for _ in 0..500 {
         if yard.memory.list("leases/").unwrap().is_empty() {
             break;

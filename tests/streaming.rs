@@ -356,7 +356,9 @@ fn a_small_change_of_a_large_file_stores_little() {
         let tree = host.serve();
         for point in ["p2", "again"] {
             let backup = tree.ino("repo/host");
-            tree.0.remove_directory(backup, point.as_bytes()).unwrap();
+            tree.0
+                .remove_directory(backup, point.as_bytes(), USER)
+                .unwrap();
         }
     }
 }

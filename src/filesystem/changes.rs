@@ -685,11 +685,11 @@ impl FileSystem {
 
     /// Removes a directory: an empty one of an open point, a whole open point, which is discarded, a complete one,
     /// which is forgotten, or an empty backup.
-    pub fn remove_directory(&self, parent: u64, name: &[u8]) -> Answer<()> {
+    pub fn remove_directory(&self, parent: u64, name: &[u8], caller: Caller) -> Answer<()> {
         let node = self.inodes.get(parent)?;
         match &node.what {
             What::Backup(repository, backup) => {
-                let removed = self.remove_point(repository, *backup, name);
+                let removed = self.remove_point(repository, *backup, name, caller);
                 removed.map_err(|failure| self.noted(&node, failure))
             }
             What::Repository(repository) => {

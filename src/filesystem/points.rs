@@ -82,11 +82,18 @@ impl FileSystem {
         repository: &Arc<MountedRepository>,
         backup: ObjectId,
         name: &[u8],
+        caller: Caller,
     ) -> Answer<()> {
         if let Some(open) = self.open_points.named(repository, backup, name) {
-            open.discard()?;
-            self.open_points.remove(&open);
-            return Ok(());
+            match open.discard_for(self.waiting(caller)) {
+                Ok(()) => {
+                    self.open_points.remove(&open);
+                    return Ok(());
+                }
+                // It has become complete meanwhile: that is what goes.
+                Err(_) if open.sealed().is_some() => {}
+                Err(failure) => return Err(failure),
+            }
         }
         let contents = repository.contents();
         let point = contents

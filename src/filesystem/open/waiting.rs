@@ -45,6 +45,17 @@ impl OpenPoint {
         self.wait(waiting, || (), move || open.sync_all())
     }
 
+    /// As [`OpenPoint::discard`], once it is not just being sealed, which is waited for likewise.
+    pub(in crate::filesystem) fn discard_for(self: &Arc<Self>, waiting: Waiting) -> Answer<()> {
+        let open = self.clone();
+        let settle = move || {
+            open.settle();
+            Ok(())
+        };
+        self.wait(waiting, || (), settle)?;
+        self.discard()
+    }
+
     #[allow(clippy::disallowed_methods)] // how long nothing has happened on this host
     fn wait(
         &self,
