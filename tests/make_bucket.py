@@ -1,11 +1,13 @@
-"""Makes a bucket and waits until objects can be written to it: make_bucket.py ENDPOINT KEY SECRET BUCKET"""
+"""Makes a bucket and waits until objects can be written to it: make_bucket.py ENDPOINT KEY SECRET BUCKET [lock]
+
+With `lock` it keeps versions, and objects in it can be locked."""
 import sys
 import time
 
 import boto3
 from botocore.config import Config
 
-endpoint, key, secret, bucket = sys.argv[1:]
+endpoint, key, secret, bucket, *lock = sys.argv[1:]
 client = boto3.client(
     "s3",
     endpoint_url=endpoint,
@@ -18,7 +20,7 @@ deadline = time.monotonic() + 60
 while True:
     try:
         try:
-            client.create_bucket(Bucket=bucket)
+            client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=bool(lock))
         except client.exceptions.ClientError as error:
             if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise

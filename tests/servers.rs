@@ -273,6 +273,40 @@ pub fn seaweedfs_bucket(bucket: &str) -> (String, CloudOptions) {
     )
 }
 
+/// One that keeps versions, with objects that can be locked.
+pub fn seaweedfs_locking_bucket(bucket: &str) -> (String, CloudOptions) {
+    let endpoint = &seaweedfs().endpoint;
+    python(
+        "make_bucket.py",
+        &[endpoint, S3_KEY, S3_SECRET, bucket, "lock"],
+    );
+    (
+        format!("s3://{bucket}"),
+        s3_options(endpoint, S3_KEY, S3_SECRET),
+    )
+}
+
+/// What boto3 finds out about a bucket of a server: whether it keeps versions, locks objects, verifies checksums, keeps
+/// storage classes.
+pub fn bucket_facts(server: &Server, url: &str) -> Vec<bool> {
+    let (key, secret) = match std::ptr::eq(server, s3rver()) {
+        true => (S3RVER_PAIR, S3RVER_PAIR),
+        false => (S3_KEY, S3_SECRET),
+    };
+    let bucket = url.strip_prefix("s3://").expect("a bucket of S3");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bucket_facts.py");
+    let said = Command::new(tool("venv/bin/python"))
+        .arg(script)
+        .args([server.endpoint.as_str(), key, secret, bucket])
+        .output()
+        .expect("Python starts");
+    let words = String::from_utf8(said.stdout).expect("words");
+    words
+        .split_whitespace()
+        .map(|word| word == "true")
+        .collect()
+}
+
 /// A bucket of the shared s3rver.
 pub fn s3rver_bucket(bucket: &str) -> (String, CloudOptions) {
     let server = s3rver();

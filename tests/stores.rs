@@ -8,8 +8,8 @@ use keepfs::id::ObjectId;
 use keepfs::repository::{Credential, Repository, Settings};
 use keepfs::store::faults::{FaultyStore, Stop, Verb};
 use keepfs::store::{
-    CloudOptions, DirectoryStore, MemoryStore, Object, SharedStore, Space, Store, StoreOptions,
-    Upload, open, probe,
+    CloudOptions, DirectoryStore, MemoryStore, Object, Offers, SharedStore, Space, Store,
+    StoreOptions, Upload, open, probe,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -319,6 +319,41 @@ fn a_store_that_lies_about_creating_is_found_out() {
     assert_eq!(names(store.as_ref(), ""), [""; 0], "the probe cleans up");
 }
 
+#[test]
+fn what_a_store_offers_is_what_another_client_finds() {
+    let buckets = [
+        (servers::seaweedfs(), servers::seaweedfs_bucket("plain")),
+        (
+            servers::seaweedfs(),
+            servers::seaweedfs_locking_bucket("locking"),
+        ),
+        (servers::s3rver(), servers::s3rver_bucket("liar")),
+    ];
+    let mut seen = Vec::new();
+    for (server, (url, options)) in buckets {
+        let facts = servers::bucket_facts(server, &url);
+        let store = open_cloud(&format!("{url}/offers"), options);
+        let able = probe(store.as_ref()).expect("can be probed");
+        let offers = able.offers;
+        let told = [
+            offers.versions,
+            offers.locks,
+            offers.checksums,
+            offers.classes,
+        ];
+        let told: Vec<bool> = told.into_iter().flatten().collect();
+        assert_eq!(told, facts, "{url}: {able:?}");
+        assert_eq!(names(store.as_ref(), ""), [""; 0], "{url}");
+        seen.push(told);
+    }
+    // The servers differ in each but the class, which only the second could say no to.
+    assert_eq!(seen[0][..2], [false, false]);
+    assert_eq!(seen[1][..2], [true, true]);
+    let (url, options) = servers::azurite_container("offers");
+    let azure = probe(open_cloud(&url, options).as_ref()).expect("can be probed");
+    assert_eq!(azure.offers, Offers::default());
+}
+
 /// A store that lacks one ability.
 #[derive(Debug)]
 struct Lacking(MemoryStore, &'static str);
@@ -378,7 +413,9 @@ fn each_ability_that_a_store_lacks_is_found_out_and_refused() {
     for lack in ["read ranges", "list", "refuse", "delete"] {
         let store = Arc::new(Lacking(MemoryStore::new(), lack));
         let able = probe(store.as_ref()).expect("can be probed");
-        let lacking = able.listed().iter().filter(|(able, _)| !able).count();
+        let listed = able.listed();
+        let lacking = listed.iter().filter(|(able, _)| *able == Some(false));
+        let lacking = lacking.count();
         assert_eq!(lacking, 1, "{lack}: {able:?}");
         let key = Credential::key_file(&[7; 64]).expect("long enough");
         let (settings, clock) = (Settings::default(), Clock::system());

@@ -531,7 +531,11 @@ impl Show for StatsReport {
                 writeln!(out, "  {ratio:.1} bytes of files for each byte stored")?;
             }
             for (able, what) in line.can.iter().flat_map(Capabilities::listed) {
-                let does = if able { "" } else { "NOT " };
+                let does = match able {
+                    Some(true) => "",
+                    Some(false) => "NOT ",
+                    None => "not told whether it ",
+                };
                 writeln!(out, "  tried: {does}{what}")?;
             }
         }

@@ -17,7 +17,7 @@ pub use cloud::{AskKeys, CloudOptions, CloudStore, Keys, Secret};
 pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open};
-pub use probe::{Capabilities, probe};
+pub use probe::{Capabilities, Offers, probe};
 
 use crate::clock::Time;
 use crate::error::Result;
@@ -79,6 +79,12 @@ pub trait Store: Send + Sync + Debug {
 
     /// Room, where the store knows it.
     fn space(&self) -> Result<Option<Space>>;
+
+    /// What it offers beyond what every store does. May make objects of the name `free`, which nobody has, and leaves
+    /// none.
+    fn offers(&self, _free: &str) -> Result<Offers> {
+        Ok(Offers::default())
+    }
 
     /// Data packs follow this storage class from now on, unless whoever opened the store asked for another. Ignored
     /// where there are none.

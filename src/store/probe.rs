@@ -20,16 +20,36 @@ pub struct Capabilities {
     pub prompt_listing: bool,
     /// A deleted object is gone at once.
     pub deletes: bool,
+    /// What a repository does without where it is missing.
+    #[serde(flatten)]
+    pub offers: Offers,
+}
+
+/// What some stores offer; none where the store does not say, or is none that can be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Offers {
+    /// An object that is deleted or overwritten stays as an older version.
+    pub versions: Option<bool>,
+    /// Objects can be locked against deletion.
+    pub locks: Option<bool>,
+    /// Content that is not what its checksum says is refused.
+    pub checksums: Option<bool>,
+    /// An object is kept in the storage class that it was given.
+    pub classes: Option<bool>,
 }
 
 impl Capabilities {
     /// Each ability and its name.
-    pub fn listed(&self) -> [(bool, &'static str); 4] {
+    pub fn listed(&self) -> [(Option<bool>, &'static str); 8] {
         [
-            (self.create_if_absent, "creates only what is absent"),
-            (self.range_reads, "reads ranges"),
-            (self.prompt_listing, "lists what was just written"),
-            (self.deletes, "deletes"),
+            (Some(self.create_if_absent), "creates only what is absent"),
+            (Some(self.range_reads), "reads ranges"),
+            (Some(self.prompt_listing), "lists what was just written"),
+            (Some(self.deletes), "deletes"),
+            (self.offers.versions, "keeps versions"),
+            (self.offers.locks, "locks objects"),
+            (self.offers.checksums, "verifies checksums"),
+            (self.offers.classes, "keeps storage classes"),
         ]
     }
 
@@ -76,8 +96,13 @@ pub fn probe(store: &dyn Store) -> Result<Capabilities> {
     let removed = store.delete(&name);
     let capabilities = tried?;
     removed?;
+    let deletes = is_gone(store, &name)?;
     Ok(Capabilities {
-        deletes: is_gone(store, &name)?,
+        deletes,
+        offers: match deletes {
+            true => store.offers(&name)?,
+            false => Offers::default(),
+        },
         ..capabilities
     })
 }
@@ -94,6 +119,7 @@ pub(super) fn require_honest_creation(store: &dyn Store) -> Result<()> {
         range_reads: true,
         prompt_listing: true,
         deletes: true,
+        offers: Offers::default(),
     };
     proved.require_all(&store.location())
 }
@@ -132,6 +158,7 @@ fn try_out(store: &dyn Store, name: &str) -> Result<Capabilities> {
         range_reads,
         prompt_listing,
         deletes: true,
+        offers: Offers::default(),
     })
 }
 
@@ -143,6 +170,7 @@ fn only_if_unable(error: Error) -> Result<Capabilities> {
             range_reads: false,
             prompt_listing: false,
             deletes: true,
+            offers: Offers::default(),
         }),
         _ => Err(error),
     }

@@ -1,7 +1,7 @@
 //! A cloud store that is tried out before this process first writes to it: it may not be the one, or the version, that
 //! `init` has seen.
 
-use super::{Object, SharedStore, Space, Store, Upload, names, probe};
+use super::{Object, Offers, SharedStore, Space, Store, Upload, names, probe};
 use crate::error::Result;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -73,6 +73,10 @@ impl Store for TriedStore {
 
     fn space(&self) -> Result<Option<Space>> {
         self.inner.space()
+    }
+
+    fn offers(&self, free: &str) -> Result<Offers> {
+        self.inner.offers(free)
     }
 
     fn prefer_storage_class(&self, class: &str) {

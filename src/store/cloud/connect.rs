@@ -1,11 +1,13 @@
 //! From a URL and options to a client of S3, Azure Blob or GCS.
 
+use super::asking::Asking;
 use super::options::CloudOptions;
 use super::pace::Paced;
 use super::renewal::Renewal;
 use crate::error::{Error, Kind, Result};
-use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use std::sync::Arc;
@@ -44,13 +46,13 @@ pub(super) fn client(
         Provider::Azure => azure(bucket, options, repeats),
         Provider::Gcs => gcs(bucket, options, repeats),
     };
-    // The library's sentence may quote a key that it could not parse, so it is not repeated.
-    built.map_err(|_| {
-        Error::new(
-            Kind::Invalid,
-            format!("cannot use the settings for {bucket}: check endpoint, account and keys"),
-        )
-    })
+    built.map_err(|_| unusable(bucket))
+}
+
+/// The library's sentence may quote a key that it could not parse, so it is not repeated.
+fn unusable(bucket: &str) -> Error {
+    let message = format!("cannot use the settings for {bucket}: check endpoint, account and keys");
+    Error::new(Kind::Invalid, message)
 }
 
 fn refuse_plain_http(options: &CloudOptions) -> Result<()> {
@@ -94,12 +96,38 @@ fn paced(options: &CloudOptions) -> Paced {
     }
 }
 
+/// A client of the same servers for requests that are made by hand.
+pub(super) fn plain(options: &CloudOptions) -> object_store::Result<HttpClient> {
+    paced(options).connect(&http(options))
+}
+
+/// What asks an S3 server about this bucket. Sends nothing yet.
+pub(super) fn asking(
+    bucket: &str,
+    options: &CloudOptions,
+    renewal: Option<&Arc<Renewal>>,
+) -> Result<Asking> {
+    refuse_plain_http(options)?;
+    let asking =
+        s3_client(bucket, options, Repeats::No, renewal).and_then(|s3| Asking::new(s3, options));
+    asking.map_err(|_| unusable(bucket))
+}
+
 fn s3(
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
     renewal: Option<&Arc<Renewal>>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(s3_client(bucket, options, repeats, renewal)?))
+}
+
+fn s3_client(
+    bucket: &str,
+    options: &CloudOptions,
+    repeats: Repeats,
+    renewal: Option<&Arc<Renewal>>,
+) -> object_store::Result<AmazonS3> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(http(options))
@@ -133,7 +161,7 @@ fn s3(
     if let Some(renewal) = renewal {
         builder = builder.with_credentials(renewal.clone());
     }
-    Ok(Arc::new(builder.build()?))
+    builder.build()
 }
 
 fn azure(

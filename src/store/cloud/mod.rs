@@ -4,6 +4,7 @@
 //! the client until `retry_timeout`. Creations are repeated here, because only here is known that an earlier attempt
 //! may have succeeded unheard: then a name that is taken *with our very content* is ours.
 
+mod asking;
 mod connect;
 mod failure;
 mod options;
@@ -16,9 +17,11 @@ mod upload;
 pub(super) use connect::Provider;
 pub use options::{AskKeys, CloudOptions, Keys, Secret};
 
+use super::probe::Offers;
 use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
+use asking::Asking;
 use bytes::Bytes;
 use connect::Repeats;
 use failure::Failure;
@@ -47,6 +50,8 @@ pub struct CloudStore {
     once: Arc<dyn ObjectStore>,
     /// Where the keys of both come from, when there is somebody to ask for others.
     renewal: Option<Arc<Renewal>>,
+    /// Only for S3.
+    asking: Option<Arc<Asking>>,
     prefix: String,
     location: String,
     /// Of this host, or else of the repository.
@@ -81,7 +86,12 @@ impl CloudStore {
         let renewal = renewal.map(|(first, ask)| Arc::new(Renewal::new(&first, ask)));
         let client =
             |repeats| connect::client(provider, bucket, options, repeats, renewal.as_ref());
+        let asking = match provider {
+            Provider::S3 => Some(connect::asking(bucket, options, renewal.as_ref())?),
+            Provider::Azure | Provider::Gcs => None,
+        };
         Ok(Self {
+            asking: asking.map(Arc::new),
             client: client(Repeats::Yes)?,
             once: client(Repeats::No)?,
             renewal: renewal.clone(),
@@ -297,6 +307,14 @@ impl Store for CloudStore {
 
     fn space(&self) -> Result<Option<Space>> {
         Ok(None)
+    }
+
+    fn offers(&self, free: &str) -> Result<Offers> {
+        let Some(asking) = &self.asking else {
+            return Ok(Offers::default());
+        };
+        let path = self.path(free)?;
+        runtime::wait(asking.offers(&path)).map_err(|error| error.context(&self.location))
     }
 
     fn prefer_storage_class(&self, class: &str) {
