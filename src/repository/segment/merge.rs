@@ -1,6 +1,8 @@
 //! The merger of several segments, written as it goes: only the lists of packs are held.
 
-use super::{CacheFile, ChunkEntry, Counts, FRAME_BYTES, PackEntry, Segment};
+use super::Segment;
+use super::body::{ChunkEntry, Counts, FRAME_BYTES, PackEntry};
+use super::cache::CacheFile;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::store::names::PackKind;
