@@ -180,6 +180,48 @@ fn a_backup_is_listed_compared_copied_and_restored() {
 }
 
 #[test]
+fn a_moved_point_is_gone_where_it_was_only_when_the_other_repository_has_it_whole() {
+    let host = Host::new();
+    let files = host.files();
+    host.expect(0, &["init", "primary"]);
+    host.expect(0, &["init", "offsite"]);
+    let source = files.to_str().expect("UTF-8");
+    for point in ["primary/web/one", "primary/web/two", "primary/web/other"] {
+        host.expect(0, &["backup", source, point]);
+    }
+    std::fs::write(files.join("new"), "new").expect("writes");
+    host.expect(0, &["backup", source, "offsite/web/other"]);
+    let moved = host.json(&["--json", "move", "primary/web/one", "offsite"]);
+    assert_eq!(moved["moved"], serde_json::json!(["web/one"]));
+    // Another point of that name is there: it stays, and so does this one.
+    let said = host.expect(3, &["move", "primary/web", "offsite"]);
+    assert!(said.contains("moved web/two"), "{said}");
+    assert!(!said.contains("moved web/other"), "{said}");
+    let names = |repository: &str| {
+        let points = host.json(&["points", "--json", repository]);
+        let points = points[0]["backups"][0]["points"].clone();
+        let points = points.as_array().expect("a list").clone();
+        let mut names: Vec<_> = points
+            .iter()
+            .map(|point| point["name"].to_string())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("primary"), ["\"other\""]);
+    assert_eq!(names("offsite"), ["\"one\"", "\"other\"", "\"two\""]);
+    // What was forgotten too early can be brought back.
+    host.expect(0, &["undelete", "primary/web/two"]);
+    host.expect(0, &["diff", "primary/web/two", "offsite/web/two"]);
+
+    // The copy lacks a pack: the last place that has all of the point keeps it.
+    std::fs::remove_dir_all(host.path("offsite/packs/data")).expect("removes");
+    let said = host.expect(3, &["move", "primary/web/two", "offsite"]);
+    assert!(said.contains("stays: web/two: the copy in"), "{said}");
+    assert_eq!(names("primary"), ["\"other\"", "\"two\""]);
+}
+
+#[test]
 fn a_source_that_is_missing_makes_no_point() {
     let host = Host::new();
     let files = host.files();

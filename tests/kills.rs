@@ -221,6 +221,60 @@ impl Round {
         self.assert_restores("offsite/web/latest");
         killed
     }
+
+    /// Kills moves: of each point at least one of the two repositories has all, whatever was killed.
+    fn kill_moves(&mut self, case: &str) -> usize {
+        let mut killed = 0;
+        self.back_up();
+        self.complete(&["move", "primary/web", "offsite"]);
+        for number in 0..KILLS_A_ROUND {
+            let case = format!("{case}, move {number}");
+            self.change();
+            let of_moves = self.usual;
+            let point = self.back_up();
+            self.usual = of_moves;
+            let end = self.kill(&["move", "primary/web", "offsite"]);
+            killed += usize::from(end == Fate::Killed);
+            let name = point.rsplit('/').next().unwrap();
+            let has = |end: &End| {
+                end.catalog
+                    .contents()
+                    .point(b"web", name.as_bytes())
+                    .is_some()
+            };
+            let ((_first, source), (_second, target)) =
+                (self.open("primary"), self.open("offsite"));
+            let (there, here) = (has(&source), has(&target));
+            assert!(there || here, "{case}: {name} is nowhere");
+            assert!(
+                end == Fate::Killed || !there,
+                "{case}: it said that it was done"
+            );
+            assert_clean(&case, source.repository());
+            assert_clean(&case, target.repository());
+            if here {
+                self.assert_restores(&format!("offsite/web/{name}"));
+            }
+            self.complete(&["move", "primary/web", "offsite"]);
+            assert!(!has(&self.open("primary").1), "{case}");
+            self.assert_restores(&format!("offsite/web/{name}"));
+        }
+        killed
+    }
+}
+
+#[test]
+fn a_move_that_is_killed_at_any_moment_loses_no_point_and_the_next_completes() {
+    let seed = seed("moves");
+    let kills = if full() { 52 } else { 8 };
+    let mut killed = 0;
+    for round in 0..kills / KILLS_A_ROUND {
+        let case = format!("seed {seed}, round {round}");
+        let mut round = Round::new(seed.wrapping_mul(2 * round as u64 + 1));
+        killed += round.kill_moves(&case);
+    }
+    eprintln!("moves: {killed} of {kills} ended a run before its end");
+    assert!(killed > 0);
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn two() -> Two {
 }
 
 /// The same with a point of these files.
-fn two_of(source: tempfile::TempDir) -> Two {
+pub fn two_of(source: tempfile::TempDir) -> Two {
     let (primary, offsite) = (Bench::new(&settings()), Bench::new(&settings()));
     back_up(&primary, source.path(), "point");
     let mount = mount_both(&primary, &offsite, tempfile::tempdir().unwrap());

@@ -3,7 +3,9 @@
 use crate::backup::entries;
 use crate::engine::{Bench, full, seed};
 use crate::mount::{Mount, back_up, catalog, run, same_trees, try_run};
-use crate::mount_writes::{becomes_complete, mount_both, settings, state_of, try_unmatched, two};
+use crate::mount_writes::{
+    becomes_complete, mount_both, settings, state_of, try_unmatched, two, two_of,
+};
 use keepfs::point::Trees;
 use keepfs::repository::Settings;
 use keepfs::store::MemoryStore;
@@ -100,6 +102,38 @@ fn every_tool_copies_whole_points() {
         let copy = two.target.join("point");
         assert!(
             becomes_complete(&copy),
+            "{tool}: {} {}",
+            two.errors(),
+            try_unmatched(&copy)
+        );
+        same_trees(two.source.path(), &copy);
+        two.mount.unmount();
+    }
+}
+
+#[test]
+fn tools_that_read_and_write_plain_files_copy_whole_points() {
+    let tar = "cd $P/.. && tar cf - point | tar xf - -C $T";
+    let python = "python3 -c 'import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], symlinks=True)' $P $T/point";
+    let gio = "cd $P && find . -type d -exec mkdir -p $T/point/{} \\; \
+               && find . ! -type d -exec gio copy -P {} $T/point/{} \\;";
+    for tool in [tar, python, gio] {
+        let source = tempfile::tempdir().unwrap();
+        run(&format!(
+            "cd '{}'; mkdir -p a/b c; seq 1 300000 > a/numbers; ln a/numbers a/again; echo text > a/b/text; : > c/empty
+             ln -s ../a/b/text c/link; chmod 640 a/b/text; touch -d 2001-02-03T04:05:06.7Z a/b a/b/text",
+            source.path().display()
+        ));
+        let two = two_of(source);
+        run(&format!(
+            "P='{}'; T='{}'; {tool}",
+            two.point.display(),
+            two.target.display()
+        ));
+        let copy = two.target.join("point");
+        let complete = becomes_complete(&copy);
+        assert!(
+            complete,
             "{tool}: {} {}",
             two.errors(),
             try_unmatched(&copy)

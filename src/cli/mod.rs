@@ -131,13 +131,15 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
             })?;
             show::print(&report, json)
         }
+        Verb::Move(copy) => {
+            let (sources, target) = from_and_to(host, copy)?;
+            let report = work::watched(global.quiet, |progress| {
+                command::move_points(host, &sources, &target, progress)
+            })?;
+            show::print(&report, json)
+        }
         Verb::Copy(copy) => {
-            let (target, sources) = last(copy.places)?;
-            let sources = sources
-                .iter()
-                .map(|source| host.config().place(source))
-                .collect::<Result<Vec<_>>>()?;
-            let target = whole(host.config().place(&target)?)?;
+            let (sources, target) = from_and_to(host, copy)?;
             let report = work::watched(global.quiet, |progress| {
                 command::copy(host, &sources, &target, progress)
             })?;
@@ -204,6 +206,16 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
             unreachable!("verb() has done these without a host")
         }
     }
+}
+
+/// The points that are named, and the repository behind them.
+fn from_and_to(host: &Host, copy: arguments::Copy) -> Result<(Vec<Place>, RepositoryPlace)> {
+    let (target, sources) = last(copy.places)?;
+    let sources = sources
+        .iter()
+        .map(|source| host.config().place(source))
+        .collect::<Result<Vec<_>>>()?;
+    Ok((sources, whole(host.config().place(&target)?)?))
 }
 
 fn back_up(global: &Global, host: &Host, backup: arguments::Backup) -> Result<u8> {

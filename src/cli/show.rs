@@ -5,8 +5,8 @@ use super::exit;
 use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
-    KeysReport, OpenReport, PointsReport, ProblemReport, PruneReport, RestoreReport, SealReport,
-    StatsReport, TrashReport, UndeleteReport,
+    KeysReport, MoveReport, OpenReport, PointsReport, ProblemReport, PruneReport, RestoreReport,
+    SealReport, StatsReport, TrashReport, UndeleteReport,
 };
 use crate::error::{Error, Result};
 use crate::store::Capabilities;
@@ -185,6 +185,23 @@ impl Show for CopyReport {
             (true, _) => exit::DONE,
             (false, true) => exit::NEEDS_ACTION,
             (false, false) => exit::WARNINGS,
+        }
+    }
+}
+
+impl Show for MoveReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.copy.text(out)?;
+        for point in &self.moved {
+            writeln!(out, "moved {}", Name(point))?;
+        }
+        problems(out, "stays", &self.kept)
+    }
+
+    fn code(&self) -> u8 {
+        match self.kept.is_empty() {
+            true => self.copy.code(),
+            false => self.copy.code().max(exit::WARNINGS),
         }
     }
 }

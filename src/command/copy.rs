@@ -52,6 +52,15 @@ impl CopyReport {
     }
 }
 
+/// Points of one repository.
+type Group = (Arc<Catalog>, Vec<Named>);
+
+/// What is to be copied, and where to.
+pub(super) struct Chosen {
+    pub groups: Vec<Group>,
+    pub target: Arc<Catalog>,
+}
+
 /// Copies every complete point that the places name (a repository, a backup, a point) into `target`, each under the
 /// name of its backup. Everything is found before the first byte moves.
 pub fn copy(
@@ -60,7 +69,13 @@ pub fn copy(
     target: &RepositoryPlace,
     progress: &Progress,
 ) -> Result<CopyReport> {
-    let mut groups: Vec<(Arc<Catalog>, Vec<Named>)> = Vec::new();
+    let chosen = choose(host, sources, target)?;
+    copy_chosen(&chosen.groups, &chosen.target, progress)
+}
+
+/// Every complete point that the places name.
+pub(super) fn choose(host: &Host, sources: &[Place], target: &RepositoryPlace) -> Result<Chosen> {
+    let mut groups: Vec<Group> = Vec::new();
     for place in sources {
         let catalog = host.catalog(&place.repository, false)?;
         let points = selected(&catalog, place)?;
@@ -82,6 +97,14 @@ pub fn copy(
             return Err(Error::new(Kind::Invalid, message));
         }
     }
+    Ok(Chosen { groups, target })
+}
+
+pub(super) fn copy_chosen(
+    groups: &[Group],
+    target: &Catalog,
+    progress: &Progress,
+) -> Result<CopyReport> {
     let mut report = CopyReport::default();
     for (source, points) in groups.iter().filter(|(_, points)| !points.is_empty()) {
         let (source, target) = (source.repository(), target.repository());

@@ -7,6 +7,7 @@
 //! | [`backup`] | files of this host into a new restore point |
 //! | [`restore`] | a restore point, or a part of it, out to plain files |
 //! | [`copy`] | restore points into another repository |
+//! | [`move_points`] | the same, forgotten where they were |
 //! | [`points`] | which restore points there are |
 //! | [`open_points`] | which are open on this host, for how long, and what to do |
 //! | [`diff`] | how two restore points differ |
@@ -30,6 +31,7 @@ mod host;
 mod init;
 mod key;
 mod mount;
+mod move_points;
 mod open_points;
 mod points;
 mod prune;
@@ -49,6 +51,7 @@ pub use host::{Host, Selected};
 pub use init::{InitArguments, InitReport, init};
 pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
 pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};
+pub use move_points::{MoveReport, move_points};
 pub use open_points::{OpenLine, OpenReport, open_points};
 pub use points::{BackupLine, PointLine, PointsReport, points};
 pub use prune::{MAX_DEAD, PruneArguments, PruneReport, prune};
