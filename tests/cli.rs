@@ -473,6 +473,58 @@ fn completions_and_manual_pages_are_printed_for_every_verb() {
 }
 
 #[test]
+fn what_tools_write_anew_is_recognised_where_files_are_cut_alike() {
+    let host = Host::new();
+    let files = host.files();
+    let mut noise = vec![0; 24 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    std::fs::write(files.join("large"), &noise).expect("writes");
+    host.expect(0, &["init", "primary"]);
+    let source = files.to_str().expect("UTF-8");
+    host.expect(0, &["backup", source, "primary/web/first"]);
+    let config = std::fs::read_to_string(host.path("keepfs.toml")).expect("reads");
+    let other = "[repository.other]\nurl = \"other\"\nkey-file = \"other.key\"\n";
+    std::fs::write(host.path("keepfs.toml"), config + other).expect("writes");
+    std::fs::create_dir(host.path("mnt")).expect("makes");
+    let data = |repository: &str| {
+        let stats = host.json(&["stats", "--json", repository]);
+        let data = stats["repositories"][0]["stored"]["data"].as_u64();
+        data.expect("a number")
+    };
+    for (words, alike) in [
+        (["init", "--like", "primary", "offsite"].as_slice(), true),
+        (&["init", "other"], false),
+    ] {
+        host.expect(0, words);
+        let repository = words[words.len() - 1];
+        host.expect(0, &["copy", "primary", repository]);
+        // What was copied is believed to be what its ids say only by those who copied it, until somebody has read it.
+        host.expect(0, &["check", "--read-data", repository]);
+        let before = data(repository);
+        host.expect(0, &["mount", "mnt"]);
+        let script = format!(
+            "cd '{}' && mkdir {repository}/again && rsync -a primary/web/first/ {repository}/again/p.partial/ \
+             && mv {repository}/again/p.partial {repository}/again/p",
+            host.path("mnt").display()
+        );
+        let done = Command::new("sh").args(["-euc", &script]).status();
+        host.expect(0, &["umount", "mnt"]);
+        assert!(done.expect("runs").success());
+        let added = data(repository) - before;
+        assert_eq!(
+            added < before / 100,
+            alike,
+            "{repository}: {added} of {before}"
+        );
+        let (copy, again) = (
+            format!("{repository}/web/first"),
+            format!("{repository}/again/p"),
+        );
+        host.expect(0, &["diff", &copy, &again]);
+    }
+}
+
+#[test]
 fn a_mount_is_ready_when_the_command_returns_and_gone_after_umount() {
     let host = Host::new();
     let files = host.files();

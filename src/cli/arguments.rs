@@ -59,7 +59,8 @@ pub enum Verb {
     #[command(after_help = "Examples:
   keepfs init /srv/keep                                  asks for a password
   keepfs init --key-file /etc/keepfs/off.key s3://bucket/keep   makes the key file too; keep a copy of it elsewhere
-  keepfs init --pack-size '256 MiB' offsite              offsite is in the configuration")]
+  keepfs init --pack-size '256 MiB' offsite              offsite is in the configuration
+  keepfs init --like primary offsite                     cuts files as primary does")]
     Init(Init),
     /// Back up files into a new restore point
     #[command(after_help = "Examples:
@@ -244,6 +245,9 @@ pub struct Init {
     /// Days for which a forgotten restore point can be brought back; 7 without it
     #[arg(long, value_name = "N")]
     pub trash_days: Option<u32>,
+    /// Cut files as REPO does: what rsync and other tools write anew from there is recognised, and not stored twice
+    #[arg(long, value_name = "REPO")]
+    pub like: Option<String>,
     /// A name for the first key
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,

@@ -117,6 +117,10 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 level: init.level,
                 storage_class: init.storage_class,
                 trash_days: init.trash_days,
+                like: init
+                    .like
+                    .map(|like| host.config().repository(&like))
+                    .transpose()?,
                 label: init.label,
             };
             let place = host.config().repository(&init.repository)?;

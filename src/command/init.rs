@@ -18,6 +18,8 @@ pub struct InitArguments {
     pub storage_class: Option<String>,
     /// Days for which a forgotten point can be brought back.
     pub trash_days: Option<u32>,
+    /// The repository whose way of cutting files it takes over.
+    pub like: Option<RepositoryPlace>,
     /// A name for the first key slot.
     pub label: Option<String>,
 }
@@ -42,7 +44,12 @@ pub struct InitReport {
 /// Makes a repository at `place`. Fails with `AlreadyExists` when there is one.
 pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> Result<InitReport> {
     let reach = &place.reach;
-    let chosen = Settings::default();
+    let mut chosen = Settings::default();
+    if let Some(like) = &arguments.like {
+        let like = host.catalog(like, false)?;
+        let settings = like.repository().settings();
+        (chosen.seed, chosen.cut) = (settings.seed, settings.cut);
+    }
     let trash_days = arguments.trash_days.or(reach.trash_days);
     let settings = Settings {
         pack_bytes: arguments
