@@ -4,15 +4,18 @@ use crate::engine::{Bench, assert_clean};
 use crate::hooked::HookedStore;
 use crate::mount::{back_up, catalog};
 use crate::mount_writes::settings;
+use keepfs::clock::Clock;
 use keepfs::filesystem::{
     Answer, Answered, Attributes, Caller, Changes, FileSystem, Mode, Options, ROOT,
 };
 use keepfs::id::ChunkId;
+use keepfs::point::Catalog;
+use keepfs::repository::{Local, Repository, SEAL_IDLE, Settings};
 use keepfs::store::MemoryStore;
 use keepfs::store::faults::{FaultyStore, Stop, Verb};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::time::Duration;
 
 const USER: Caller = Caller {
@@ -648,6 +651,71 @@ fn copies_side_by_side_are_never_refused_by_the_sealing_of_the_whole() {
         let (parent, name) = tree.place("offsite/host/p1");
         tree.0.remove_directory(parent, name, USER).unwrap();
     }
+}
+
+#[test]
+fn only_a_repository_that_asks_for_it_seals_what_nobody_changes() {
+    let idle = Settings {
+        more: vec![(SEAL_IDLE.to_owned(), "3600".to_owned())],
+        ..settings()
+    };
+    let (asks, asks_not) = (Bench::new(&idle), Bench::new(&settings()));
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("one"), content("one")).unwrap();
+    std::fs::write(source.path().join("two"), content("two")).unwrap();
+    back_up(&asks_not, source.path(), "point");
+    let seconds = Arc::new(AtomicI64::new(1_700_000_000));
+    let catalog = |bench: &Bench| {
+        let local = Local {
+            clock: Clock::fixed(seconds.clone()),
+            ..bench.local()
+        };
+        let opened = Repository::open(bench.store.clone(), &bench.key, local).unwrap();
+        Arc::new(Catalog::open(opened).unwrap())
+    };
+    let state = tempfile::tempdir().unwrap();
+    let repositories = vec![
+        ("asks".to_owned(), catalog(&asks)),
+        ("asks-not".to_owned(), catalog(&asks_not)),
+    ];
+    let tree = Tree(FileSystem::new(
+        repositories,
+        Options::new(state.path().to_owned()),
+    ));
+    tree.mkdir("asks/host");
+    for point in [
+        "asks/host/done",
+        "asks/host/used",
+        "asks/host/named.partial",
+        "asks-not/host/done",
+    ] {
+        tree.mkdir(point);
+        tree.put(&format!("{point}/file"), b"bytes");
+    }
+    tree.mkdir("asks/host/empty");
+    tree.mkdir("asks/host/point");
+    tree.copy("asks-not/host/point/one", "asks/host/point/one")
+        .unwrap();
+    let used = tree.ino("asks/host/used/file");
+    let handle = tree.0.open(used, libc::O_RDONLY).unwrap();
+    let state_of = |name: &str| tree.fact(&format!("asks/host/{name}"), "state");
+    tree.0.seal_idle();
+    seconds.fetch_add(3500, SeqCst);
+    tree.put("asks/host/done/more", b"more");
+    seconds.fetch_add(3500, SeqCst);
+    tree.0.seal_idle();
+    assert_eq!(state_of("done"), "open");
+    seconds.fetch_add(200, SeqCst);
+    tree.0.seal_idle();
+    assert_eq!(state_of("done"), "complete");
+    for open in ["used", "named.partial", "empty", "point"] {
+        assert_eq!(state_of(open), "open", "{open}");
+    }
+    assert_eq!(tree.fact("asks-not/host/done", "state"), "open");
+    tree.0.close(handle);
+    tree.0.seal_idle();
+    assert_eq!(state_of("used"), "complete");
+    assert_eq!(tree.read("asks/host/done/more").unwrap(), b"more");
 }
 
 #[test]

@@ -245,6 +245,10 @@ pub struct Init {
     /// Days for which a forgotten restore point can be brought back; 7 without it
     #[arg(long, value_name = "N")]
     pub trash_days: Option<u32>,
+    /// Seal an open restore point that nobody has changed for so long, as it is: 1h, 2d. Without it only whole copies, a
+    /// rename and `keepfs seal` do, as nobody else knows when a tool has done all of its work
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub seal_idle: Option<i64>,
     /// Cut files as REPO does: what rsync and other tools write anew from there is recognised, and not stored twice
     #[arg(long, value_name = "REPO")]
     pub like: Option<String>,

@@ -117,6 +117,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 level: init.level,
                 storage_class: init.storage_class,
                 trash_days: init.trash_days,
+                seal_idle: init.seal_idle,
                 like: init
                     .like
                     .map(|like| host.config().repository(&like))

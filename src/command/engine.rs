@@ -176,6 +176,7 @@ pub(super) fn mount(
     let mut served = filesystem::Options::new(state);
     served.spool_bytes = spool_bytes.unwrap_or(served.spool_bytes);
     let tree = Arc::new(FileSystem::new(catalogs, served));
+    tree.keep_sealing_idle();
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     options.access = arguments.access;

@@ -3,7 +3,7 @@
 use super::Host;
 use crate::config::RepositoryPlace;
 use crate::error::Result;
-use crate::repository::{Repository, Settings, TRASH_DAYS};
+use crate::repository::{Repository, SEAL_IDLE, Settings, TRASH_DAYS};
 use crate::store;
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub struct InitArguments {
     pub storage_class: Option<String>,
     /// Days for which a forgotten point can be brought back.
     pub trash_days: Option<u32>,
+    /// Seconds without a change after which an open point is sealed as it is.
+    pub seal_idle: Option<i64>,
     /// The repository whose way of cutting files it takes over.
     pub like: Option<RepositoryPlace>,
     /// A name for the first key slot.
@@ -51,6 +53,7 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
         (chosen.seed, chosen.cut) = (settings.seed, settings.cut);
     }
     let trash_days = arguments.trash_days.or(reach.trash_days);
+    let seal_idle = arguments.seal_idle.or(reach.seal_idle);
     let settings = Settings {
         pack_bytes: arguments
             .pack_bytes
@@ -62,10 +65,13 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
             .clone()
             .or_else(|| reach.storage_class.clone())
             .unwrap_or_default(),
-        more: trash_days
-            .map(|days| (TRASH_DAYS.to_owned(), days.to_string()))
-            .into_iter()
-            .collect(),
+        more: [
+            (TRASH_DAYS, trash_days.map(|days| days.to_string())),
+            (SEAL_IDLE, seal_idle.map(|seconds| seconds.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect(),
         ..chosen
     };
     let store = store::open(&reach.url, &reach.store_options(true)?)?;

@@ -1,6 +1,7 @@
 //! Durations as people write them: `24h`, `90 min`, `2 days`, `0`.
 
 use crate::error::{Error, Kind, Result};
+use serde::de::{Deserialize, Deserializer, Error as _};
 
 /// Units and their seconds.
 const UNITS: [(&str, i64); 15] = [
@@ -41,6 +42,13 @@ pub fn parse_duration(text: &str) -> Result<i64> {
         .find(|(name, _)| *name == unit)
         .ok_or_else(wrong)?;
     number.checked_mul(*seconds).ok_or_else(wrong)
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<i64>, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_duration(&text).map(Some).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

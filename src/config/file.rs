@@ -72,6 +72,9 @@ pub struct Reach {
     pub level: Option<i32>,
     /// `init`: days for which a forgotten point can be brought back; 7 without it.
     pub trash_days: Option<u32>,
+    /// `init`: seconds without a change after which an open point is sealed as it is; none is without it.
+    #[serde(default, deserialize_with = "super::duration::deserialize")]
+    pub seal_idle: Option<i64>,
     /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.

@@ -20,6 +20,7 @@ mod directory;
 mod errno;
 mod handle;
 mod holes;
+mod idle;
 mod inode;
 mod latest;
 mod metrics;

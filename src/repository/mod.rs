@@ -110,6 +110,8 @@ pub const PACK_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
 pub const TRASH_DAYS: &str = "trash-days";
 /// Its value where it is not set.
 pub const DEFAULT_TRASH_DAYS: u32 = 7;
+/// Name of the setting that says after how many idle seconds an open point is sealed; without it none ever is.
+pub const SEAL_IDLE: &str = "seal-idle";
 /// zstd level of new repositories.
 pub const DEFAULT_LEVEL: i32 = 3;
 
@@ -145,6 +147,13 @@ impl Settings {
         let days = more.find(|(name, _)| name == TRASH_DAYS);
         let days = days.and_then(|(_, value)| value.parse::<u32>().ok());
         i64::from(days.unwrap_or(DEFAULT_TRASH_DAYS)) * 24 * 60 * 60
+    }
+
+    /// Seconds without a change after which an open point is sealed, where the repository asks for that.
+    pub fn seal_idle_seconds(&self) -> Option<i64> {
+        let mut more = self.more.iter();
+        let (_, seconds) = more.find(|(name, _)| name == SEAL_IDLE)?;
+        seconds.parse::<u32>().ok().map(i64::from)
     }
 
     fn check(&self) -> Result<()> {

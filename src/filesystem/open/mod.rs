@@ -46,13 +46,14 @@ use super::repositories::{CompletePoint, MountedRepository};
 use crate::clock::Time;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
-use crate::point::Entry;
+use crate::point::{Entry, PARTIAL};
 use crate::repository::OpenPointMark;
 use begin::find_trees;
 use bring::Bringer;
 use change::Change;
 use content::SourceFile;
 use journal::Journal;
+use matching::is_whole;
 use parking_lot::{Condvar, Mutex};
 use spool::Share;
 use std::collections::HashMap;
@@ -153,6 +154,20 @@ impl OpenPoint {
     /// Whether it may change.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.inner.lock().stage, Stage::Open)
+    }
+
+    /// Whether it may be sealed because nothing has changed for so many seconds. After a restart they begin anew.
+    pub(super) fn is_idle(&self, seconds: i64) -> bool {
+        let inner = self.inner.lock();
+        let now = self.repository.catalog.repository().now();
+        let state = &inner.state;
+        let half_a_copy = matches!(&inner.from, Some((from, true)) if !is_whole(state, from));
+        matches!(inner.stage, Stage::Open)
+            && now.seconds - state.now.seconds >= seconds
+            && inner.handles.is_empty()
+            && state.entries > 0
+            && !half_a_copy
+            && !state.name.ends_with(PARTIAL)
     }
 
     /// The complete point that it has become.
