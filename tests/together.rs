@@ -1,9 +1,11 @@
 //! Several processes on one repository at once, each the real binary: writers beside each other, and mounts that watch.
 
 use crate::cli::{Host, assert_code};
+use crate::engine::full;
 use crate::mount::{same_trees, try_run};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 /// A mount in the background of its own process, taken away when its test ends.
@@ -127,7 +129,8 @@ fn of_two_backups_with_the_same_name_exactly_one_wins() {
     let host = Host::new();
     host.expect(0, &["init", "primary"]);
     let (a, b) = (source(&host, "a"), source(&host, "b"));
-    for round in 0..4 {
+    let rounds = if full() { 200 } else { 4 };
+    for round in 0..rounds {
         let point = format!("primary/web/point-{round}");
         let ends = both(
             &host,
@@ -148,8 +151,9 @@ fn of_two_backups_with_the_same_name_exactly_one_wins() {
         let target = host.path(&format!("out-{round}"));
         host.expect(0, &["restore", &point, text(&target)]);
         same_trees([&a, &b][won], &target);
+        std::fs::remove_dir_all(target).unwrap();
     }
-    assert_clean(&host, 4);
+    assert_clean(&host, rounds);
 }
 
 /// A host of its own that knows the repositories of another one by their places.
@@ -274,4 +278,60 @@ fn two_daemons_of_two_hosts_copy_into_one_repository_and_one_wins_a_name() {
     let checked = one.json(&["check", "--read-data", "--json", "offsite"]);
     assert_eq!(checked[0]["problem_count"], 0, "{checked}");
     assert_eq!(checked[0]["points"], 6, "{checked}");
+}
+
+#[test]
+fn two_daemons_seal_points_while_a_third_process_prunes() {
+    let one = Host::new();
+    one.expect(0, &["init", "primary"]);
+    one.expect(0, &["init", "--trash-days", "0", "offsite"]);
+    let other = neighbour(&one);
+    let points = if full() { 20 } else { 4 };
+    let sources = ["a", "b"].map(|letter| source(&one, letter));
+    let (first, second) = (Serving::begin(&one), Serving::begin(&other));
+    let ended = AtomicBool::new(false);
+    // Each round leaves what prune may delete: a point that was given up, and one that is forgotten.
+    let script = |letter: &str, from: &Path| {
+        format!(
+            "mkdir -p offsite/{letter}
+             for n in $(seq {points}); do
+                 p=offsite/{letter}/$n
+                 cp -a '{0}' $p.given-up.partial && echo $n {letter} > $p.given-up.partial/mine && rmdir $p.given-up.partial
+                 cp -a '{0}' $p.partial && head -c 300000 /dev/urandom > $p.partial/new && mv $p.partial $p
+                 cp -a '{0}' $p.gone.partial && head -c 300000 /dev/urandom > $p.gone.partial/new
+                 mv $p.gone.partial $p.gone && rmdir $p.gone
+             done",
+            text(from)
+        )
+    };
+    let scripts = [script("a", &sources[0]), script("b", &sources[1])];
+    let pruned = std::thread::scope(|scope| {
+        let pruner = scope.spawn(|| {
+            let mut pruned = 0;
+            while !ended.load(SeqCst) {
+                one.expect(0, &["prune", "--grace", "2s", "offsite"]);
+                pruned += 1;
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            pruned
+        });
+        let outputs = at_once([&first, &second], [&scripts[0], &scripts[1]]);
+        ended.store(true, SeqCst);
+        outputs.iter().for_each(|output| assert_code(output, 0));
+        pruner.join().unwrap()
+    });
+    assert!(pruned > 2, "{pruned}");
+    for (letter, directory) in ["a", "b"].into_iter().zip(&sources) {
+        for n in 1..=points {
+            let point = format!("offsite/{letter}/{n}");
+            let new = first.path(&point).join("new");
+            assert_eq!(std::fs::metadata(new).unwrap().len(), 300_000);
+            let difference = format!("diff -r -x new '{}' '{point}'", text(directory));
+            assert_code(&first.shell(&difference), 0);
+        }
+    }
+    drop((first, second));
+    let checked = one.json(&["check", "--read-data", "--json", "offsite"]);
+    assert_eq!(checked[0]["problem_count"], 0, "{checked}");
+    assert_eq!(checked[0]["points"], 2 * points, "{checked}");
 }
