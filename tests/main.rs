@@ -36,6 +36,7 @@ mod mount;
 mod mount_helper;
 mod mount_writes;
 mod open_points;
+mod owners;
 mod planted;
 mod pristine;
 mod prune;

@@ -64,10 +64,11 @@ impl OpenPoint {
             EntryNode::Fifo | EntryNode::Socket => Made::Special(entry.node.type_bits(), 0),
         };
         let attributes = &entry.attributes;
+        let owner = point.repository.owners.of(&attributes.owner);
         let facts = Facts {
             mode: attributes.mode,
-            uid: attributes.owner.uid,
-            gid: attributes.owner.gid,
+            uid: owner.uid,
+            gid: owner.gid,
             mtime: attributes.mtime,
         };
         let node = self.make(parent, name, made, facts, attributes.xattrs.clone())?;

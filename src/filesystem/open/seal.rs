@@ -148,7 +148,7 @@ impl OpenPoint {
             let sealing = Sealing {
                 open: self,
                 from: self.inner.lock().from.clone().map(|(from, _)| from),
-                owners: RefCell::default(),
+                owners: RefCell::new(Owners::new(self.repository.owners.clone())),
                 contents: Contents::new(writer.clone()),
                 workers,
                 referred: RefCell::default(),
@@ -260,10 +260,9 @@ impl Sealing<'_> {
     fn described(&self, node: u64, twin: Option<Arc<Owner>>) -> Result<Attributes> {
         let described = self.open.node(node, |known| {
             let links = known.places.len().max(1) as u32;
-            let sources = [twin, known.linked_owner.clone()];
-            Attributes {
+            let attributes = Attributes {
                 mode: known.facts.mode,
-                owner: self.owners.borrow_mut().of(&known.facts, &sources),
+                owner: Arc::default(),
                 mtime: known.facts.mtime,
                 xattrs: known.xattrs.clone(),
                 links,
@@ -271,9 +270,13 @@ impl Sealing<'_> {
                     1 => 0,
                     _ => number(&[b"group", &node.to_le_bytes()]),
                 },
-            }
+            };
+            (attributes, known.facts, known.linked_owner.clone())
         });
-        described.map_err(Error::from)
+        let (mut attributes, facts, linked) = described.map_err(Error::from)?;
+        // Not while the node is looked at: the host may have to ask somebody for names.
+        attributes.owner = self.owners.borrow_mut().of(&facts, &[twin, linked]);
+        Ok(attributes)
     }
 
     /// Who owns the entry of this name in the directory that this one is a copy of.
