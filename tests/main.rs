@@ -31,6 +31,7 @@ mod idioms;
 mod index_cache;
 mod keyring;
 mod kills;
+mod marks;
 mod model;
 mod mount;
 mod mount_helper;

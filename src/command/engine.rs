@@ -8,6 +8,7 @@ use super::{Host, Selected};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::{self, FileSystem, OpenPointFacts};
+use crate::id::ObjectId;
 use crate::point::{Catalog, Point};
 use crate::progress::Progress;
 use crate::repository::Repository;
@@ -159,6 +160,11 @@ pub(super) fn prune(
 /// The open points of this host.
 pub(super) fn open_points(state: &Path) -> Result<Vec<OpenPointFacts>> {
     filesystem::open_points(state)
+}
+
+/// Whether the open point of this id is one of this host.
+pub(super) fn has_open_point(state: &Path, id: ObjectId) -> bool {
+    filesystem::has_open_point(state, id)
 }
 
 /// Mounts repositories at `directory`, calls `ready` when it answers, and returns when it was unmounted.

@@ -40,7 +40,7 @@ pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;
 pub use metrics::Metrics;
-pub use open::{OpenPointFacts, open_points};
+pub use open::{OpenPointFacts, has_open_point, open_points};
 pub use read::{Caching, Data};
 pub use statfs::Room;
 
