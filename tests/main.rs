@@ -32,6 +32,7 @@ mod index_cache;
 mod keyring;
 mod kills;
 mod marks;
+mod mistakes;
 mod model;
 mod mount;
 mod mount_helper;

@@ -23,6 +23,7 @@ mod holes;
 mod inode;
 mod latest;
 mod metrics;
+mod mistakes;
 mod open;
 mod open_points;
 mod owners;

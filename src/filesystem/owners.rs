@@ -29,6 +29,11 @@ impl ShownOwners {
         Self(OwnerNumbers::new(numeric, clock))
     }
 
+    /// Whether this host has a user of this name. May ask the host's databases.
+    pub(super) fn knows_user(&self, name: &[u8]) -> bool {
+        self.0.knows_user(name)
+    }
+
     /// How this owner is shown. May ask the host's databases: not to be called with a lock held.
     pub(super) fn of(&self, owner: &Owner) -> ShownOwner {
         let user = self.0.user(owner.uid, &owner.user);

@@ -80,6 +80,11 @@ impl OwnerNumbers {
         self.local(&self.groups, gid, name)
     }
 
+    /// Whether this host has a user of this name.
+    pub fn knows_user(&self, name: &[u8]) -> bool {
+        self.users.of(name).is_some()
+    }
+
     fn local(&self, numbers: &Numbers, stored: u32, name: &[u8]) -> OwnerNumber {
         let here = match self.numeric || stored == 0 || name.is_empty() {
             true => Some(stored),
@@ -353,5 +358,6 @@ mod tests {
         }
         let numeric = OwnerNumbers::new(true, &Clock::system());
         assert_eq!(numeric.user(54321, b"root"), number(54321));
+        assert!(numeric.knows_user(b"root") && !numeric.knows_user(b"no such user"));
     }
 }
