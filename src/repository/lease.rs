@@ -7,7 +7,8 @@
 //! was forgotten after it.
 //!
 //! A lease begins when the store stamped its object. It is alive until it is deleted, or, by the store's own times, for
-//! as long as it says (the time from `taken` to `ends`); the mark of an open point has no end. A renewal is another
+//! as long as it says (the time from `taken` to `ends`); the mark of an open point has no end, so that of a host that is gone
+//! goes only when somebody says so ([`Repository::remove_mark`]). A renewal is another
 //! object that names the first one as its `point`: the lease is alive as long as one of them is, and began with the
 //! earliest that is still there.
 
