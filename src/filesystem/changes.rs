@@ -373,7 +373,11 @@ impl FileSystem {
                 if Arc::ptr_eq(&point.repository, &place.open.repository) =>
             {
                 let made = place.open.link_complete(point, entry, place.node, name);
-                self.after(&place.open, &place.directory, made)?
+                let made = self.after(&place.open, &place.directory, made)?;
+                if let Some((path, owners)) = source.above_in_point() {
+                    place.open.note_owners_above(place.node, &path, &owners)?;
+                }
+                made
             }
             _ => return Err(Rule::AcrossRepositories.into()),
         };
