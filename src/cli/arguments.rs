@@ -17,7 +17,10 @@ Keys of a cloud store come from credentials-command or access-key and secret-key
 AZURE_* and GOOGLE_* variables, or, for S3, from ~/.aws/credentials and ~/.aws/config (AWS_PROFILE).\n\n\
 The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml. \
 `memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it); `spool = \"8 GiB\"` what \
-the open points of a mount may keep on this host's disk until it is stored: whoever writes more waits.";
+the open points of a mount may keep on this host's disk until it is stored: whoever writes more waits.\n\n\
+A mount shows the owners of a restore point by the numbers that this host has for their names, where it knows these; \
+`numeric-owners = true` at the top of the configuration shows the numbers as they are stored. ACLs hold numbers alone and \
+stay as they are.";
 
 /// A mounted backup file system.
 #[derive(Parser, Debug)]
@@ -100,10 +103,12 @@ when a point stays where it was.")]
   keepfs points primary/home
   keepfs points --json primary | jq -r '.[].backups[].points[].name'
   keepfs points --trash                                  what was forgotten, and until when `keepfs undelete` brings it back
-  keepfs points --open                                   what is being written on this host, or was left unfinished
+  keepfs points --open                                   what is being written on this host, or was left unfinished, and
+                                                         marks in the repositories of open points of other hosts
   keepfs points --open --json | jq -r '.points[] | select(.age_seconds > 86400).path'
 
-An open point is finished in the mount: with `mv NAME.partial NAME`, with `keepfs seal`, or by running the same copy again; rmdir discards it.")]
+An open point is finished in the mount: with `mv NAME.partial NAME`, with `keepfs seal`, or by running the same copy again; rmdir discards it.
+Prune waits for the mark of an open point as long as it is there; `keepfs forget --open` removes that of a host that is gone.")]
     Points(Points),
     /// Show how two restore points differ
     #[command(after_help = "Examples:
@@ -118,11 +123,18 @@ Exit code 0 when equal, 1 when different, as of diff(1). With --json, one object
   keepfs seal /mnt/keep/primary/home/2026-11-21")]
     Seal(Seal),
     /// Forget restore points: they go into the trash
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   keepfs forget primary/home/2026-11-20T02-00-00Z
+  keepfs points --open primary                           marks of open points, also of hosts that are gone
+  keepfs forget --open primary 3fa9                      removes one; the beginning of its id
 
 No data is deleted by it: until `keepfs prune` removes it after its days in the trash, `keepfs undelete` brings it back. Any
-other point stays as it is.")]
+other point stays as it is.
+
+An open point has a mark in its repository, for which prune waits. When its host is gone for good, --open removes the mark:
+then the next prunes may delete what is stored for that open point alone. Should the host come back, it looks for each chunk
+before it seals, and says which file must be copied there again. The mark of an open point of this host is refused: rmdir
+it, or `keepfs seal` it.")]
     Forget(Forget),
     /// Bring a forgotten restore point back from the trash
     #[command(after_help = "Examples:
@@ -318,7 +330,7 @@ pub struct Points {
     /// Of which; all configured repositories without it
     #[arg(value_name = "REPO[/BACKUP[/POINT]]")]
     pub place: Option<OsString>,
-    /// The open points of this host instead, with their age and how to finish them
+    /// The open points of this host instead, and marks of those of others, with their age and how to finish them
     #[arg(long)]
     pub open: bool,
     /// The forgotten points instead, with the time until which they can be brought back
@@ -345,8 +357,11 @@ pub struct Seal {
 #[derive(Args, Debug)]
 pub struct Forget {
     /// Which points
-    #[arg(required = true, value_name = "REPO/BACKUP/POINT")]
+    #[arg(required_unless_present = "open", value_name = "REPO/BACKUP/POINT")]
     pub places: Vec<OsString>,
+    /// Instead of points, the mark of an open point whose host is gone for good, by the beginning of its id
+    #[arg(long, num_args = 2, value_names = ["REPO", "ID"], conflicts_with = "places")]
+    pub open: Option<Vec<String>>,
 }
 
 #[derive(Args, Debug)]

@@ -163,6 +163,9 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
         }
         Verb::Diff(diff) => differ(host, &diff.first, &diff.second, json),
         Verb::Forget(forget) => {
+            if let Some([repository, id]) = forget.open.as_deref() {
+                return unmark(global, host, repository, id);
+            }
             let places = forget.places.iter();
             let places = places
                 .map(|place| host.config().place(place))
@@ -240,6 +243,18 @@ fn back_up(global: &Global, host: &Host, backup: arguments::Backup) -> Result<u8
         command::backup(host, &arguments, &place, progress)
     })?;
     show::print(&report, global.json)
+}
+
+/// Says what it means before it is done.
+fn unmark(global: &Global, host: &Host, repository: &str, id: &str) -> Result<u8> {
+    let place = host.config().repository(repository)?;
+    let unmarking = command::plan_unmark(host, &place, id)?;
+    if !global.quiet {
+        let sentence = unmarking.sentence();
+        // Nobody may be reading; the report says it again.
+        let _ = writeln!(io::stderr(), "keepfs: {}", escape::escaped(&sentence));
+    }
+    show::print(&unmarking.execute()?, global.json)
 }
 
 /// Differences are printed as they are found: there may be millions.

@@ -6,7 +6,7 @@ use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
     KeysReport, MoveReport, OpenReport, PointsReport, ProblemReport, PruneReport, RestoreReport,
-    SealReport, StatsReport, TrashReport, UndeleteReport,
+    SealReport, StatsReport, TrashReport, UndeleteReport, UnmarkReport,
 };
 use crate::error::{Error, Result};
 use crate::store::Capabilities;
@@ -257,6 +257,15 @@ impl Show for OpenReport {
             )?;
             writeln!(out, "  {}", point.next)?;
         }
+        for mark in &self.marks {
+            let host = match mark.host.as_str() {
+                "" => String::new(),
+                host => format!("on {host}, "),
+            };
+            let age = HumanDuration(Duration::from_secs(mark.age_seconds));
+            writeln!(out, "{}  {}marked for {age}", Name(&mark.path), Name(&host))?;
+            writeln!(out, "  {}", Name(&mark.next))?;
+        }
         problems(out, "unreadable", &self.problems)
     }
 
@@ -292,6 +301,13 @@ impl Show for ForgetReport {
             Name(&self.backup),
             Name(&self.point)
         )
+    }
+}
+
+impl Show for UnmarkReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mark = &self.mark;
+        writeln!(out, "removed the mark {} of {}", mark.id, Name(&mark.path))
     }
 }
 

@@ -1,19 +1,20 @@
 //! The one place where the verbs meet the rooms that do their work, and the shape in which all of them tell problems.
 
-use super::Selected;
 use super::check::CheckReport;
 use super::copy::CopyReport;
 use super::mount::MountArguments;
 use super::restore::RestoreReport;
+use super::{Host, Selected};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::{self, FileSystem, OpenPointFacts};
+use crate::id::ObjectId;
 use crate::point::{Catalog, Point};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::{check, copy, fuse, prune, restore};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Something that could not be done, and why.
@@ -161,11 +162,15 @@ pub(super) fn open_points(state: &Path) -> Result<Vec<OpenPointFacts>> {
     filesystem::open_points(state)
 }
 
+/// Whether the open point of this id is one of this host.
+pub(super) fn has_open_point(state: &Path, id: ObjectId) -> bool {
+    filesystem::has_open_point(state, id)
+}
+
 /// Mounts repositories at `directory`, calls `ready` when it answers, and returns when it was unmounted.
 pub(super) fn mount(
     repositories: Vec<(String, Arc<Repository>)>,
-    state: PathBuf,
-    spool_bytes: Option<u64>,
+    host: &Host,
     arguments: &MountArguments,
     ready: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
@@ -173,8 +178,9 @@ pub(super) fn mount(
         .into_iter()
         .map(|(name, repository)| Ok((name, Arc::new(Catalog::open(repository)?))));
     let catalogs = opened.collect::<Result<Vec<_>>>()?;
-    let mut served = filesystem::Options::new(state);
-    served.spool_bytes = spool_bytes.unwrap_or(served.spool_bytes);
+    let mut served = filesystem::Options::new(host.state_directory());
+    served.spool_bytes = host.config().spool.unwrap_or(served.spool_bytes);
+    served.numeric_owners = host.config().numeric_owners;
     let tree = Arc::new(FileSystem::new(catalogs, served));
     tree.keep_sealing_idle();
     let mut options = fuse::MountOptions::default();

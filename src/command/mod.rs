@@ -9,7 +9,8 @@
 //! | [`copy`] | restore points into another repository |
 //! | [`move_points`] | the same, forgotten where they were |
 //! | [`points`] | which restore points there are |
-//! | [`open_points`] | which are open on this host, for how long, and what to do |
+//! | [`open_points`] | which are open on this host, for how long, and what to do; marks of those of other hosts |
+//! | [`plan_unmark`] | the mark of an open point whose host is gone goes |
 //! | [`diff`] | how two restore points differ |
 //! | [`seal`] | an open restore point becomes a complete one |
 //! | [`forget`] | a restore point goes into the trash |
@@ -30,6 +31,7 @@ mod forget;
 mod host;
 mod init;
 mod key;
+mod marks;
 mod mount;
 mod move_points;
 mod open_points;
@@ -50,6 +52,7 @@ pub use forget::{ForgetReport, forget};
 pub use host::{Host, Selected};
 pub use init::{InitArguments, InitReport, init};
 pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
+pub use marks::{MarkLine, UnmarkReport, Unmarking, plan_unmark};
 pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};
 pub use move_points::{MoveReport, move_points};
 pub use open_points::{OpenLine, OpenReport, open_points};

@@ -91,8 +91,7 @@ pub fn mount(host: &Host, plan: MountPlan, ready: &mut dyn FnMut() -> Result<()>
             .map_err(|error| error.context(name))?;
         open.push((name.clone(), repository));
     }
-    let (state, spool) = (host.state_directory(), host.config().spool);
-    engine::mount(open, state, spool, &plan.arguments, ready)
+    engine::mount(open, host, &plan.arguments, ready)
 }
 
 /// Unmounts `directory`. Fails with `Busy` while somebody uses it, unless `lazy`: then it goes when they are done.

@@ -1,5 +1,7 @@
-//! `points --open`: which restore points are being written on this host, or were left unfinished.
+//! `points --open`: which restore points are being written on this host, or were left unfinished, and what marks of others
+//! prune waits for.
 
+use super::marks::{MarkLine, marks};
 use super::{Host, ProblemReport, engine, text};
 use crate::config::{Place, RepositoryPlace};
 use crate::error::Result;
@@ -35,12 +37,14 @@ pub struct OpenLine {
     pub next: String,
 }
 
-/// The open points of this host, oldest first.
+/// The open points of this host, and the marks of those of others, oldest first.
 #[derive(Clone, Debug, Serialize)]
 pub struct OpenReport {
     /// The points.
     pub points: Vec<OpenLine>,
-    /// Repositories whose names for them cannot be read.
+    /// Marks in the repositories that belong to none of them.
+    pub marks: Vec<MarkLine>,
+    /// Repositories whose names for them and marks cannot be read.
     pub problems: Vec<ProblemReport>,
 }
 
@@ -50,21 +54,28 @@ struct Known {
     contents: Arc<Contents>,
 }
 
-/// The open points in this host's state directory: all, or those of one repository, one backup, or of one name. Fails
-/// when the repository of `place` cannot be opened; of others the report tells.
+/// The open points in this host's state directory, and the marks in the repositories that belong to none of them: all, or
+/// those of one repository, one backup, or of one name. Fails when the repository of `place` cannot be opened; of others the
+/// report tells.
 pub fn open_points(host: &Host, place: Option<&Place>) -> Result<OpenReport> {
     let found = engine::open_points(&host.state_directory())?;
     let mut report = OpenReport {
         points: Vec::new(),
+        marks: Vec::new(),
         problems: Vec::new(),
     };
-    if found.is_empty() {
+    if found.is_empty() && place.is_none() && host.config().repositories.is_empty() {
         return Ok(report);
     }
     let known = match place {
-        Some(place) => HashMap::from([names_of(host, &place.repository, true)?]),
-        None => all_names(host, &mut report.problems)?,
+        Some(place) => {
+            let (id, names, marks) = look_at(host, &place.repository, Some(place), true)?;
+            report.marks = marks;
+            HashMap::from([(id, names)])
+        }
+        None => look_at_all(host, &mut report)?,
     };
+    report.marks.sort_by(|one, two| one.since.cmp(&two.since));
     let now = host.clock().now();
     for facts in found {
         let repository = known.get(&facts.repository);
@@ -78,26 +89,32 @@ pub fn open_points(host: &Host, place: Option<&Place>) -> Result<OpenReport> {
     Ok(report)
 }
 
-fn names_of(host: &Host, place: &RepositoryPlace, alone: bool) -> Result<(ObjectId, Known)> {
-    let catalog = host.catalog(place, alone)?;
-    let known = Known {
-        name: place.name.clone(),
-        contents: catalog.contents(),
-    };
-    Ok((catalog.repository().id(), known))
+/// What the ids of a repository stand for, and the marks in it: all, or those of a place.
+fn look_at(
+    host: &Host,
+    repository: &RepositoryPlace,
+    place: Option<&Place>,
+    alone: bool,
+) -> Result<(ObjectId, Known, Vec<MarkLine>)> {
+    let catalog = host.catalog(repository, alone)?;
+    let name = repository.name.clone();
+    let marks = marks(host, catalog.repository(), &name, place)?;
+    let contents = catalog.contents();
+    Ok((catalog.repository().id(), Known { name, contents }, marks))
 }
 
-fn all_names(host: &Host, problems: &mut Vec<ProblemReport>) -> Result<HashMap<ObjectId, Known>> {
+fn look_at_all(host: &Host, report: &mut OpenReport) -> Result<HashMap<ObjectId, Known>> {
     let all = host.config().all()?;
     let alone = all.len() == 1;
     let mut known = HashMap::new();
-    for place in all {
-        match names_of(host, &place, alone) {
-            Ok((id, names)) => {
+    for repository in all {
+        match look_at(host, &repository, None, alone) {
+            Ok((id, names, marks)) => {
                 known.insert(id, names);
+                report.marks.extend(marks);
             }
-            Err(error) => problems.push(ProblemReport {
-                path: place.name,
+            Err(error) => report.problems.push(ProblemReport {
+                path: repository.name,
                 sentence: error.to_string(),
             }),
         }

@@ -31,6 +31,9 @@ pub struct Config {
     /// 8 GiB without it. Whoever writes more waits until some of it is stored.
     #[serde(default, deserialize_with = "size::deserialize")]
     pub spool: Option<u64>,
+    /// Whether a mount shows owners by the numbers that are stored, even where this host knows their names.
+    #[serde(default)]
+    pub numeric_owners: bool,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -322,8 +325,11 @@ mod tests {
         let config = parse("memory = \"64 MiB\"\n").expect("parses");
         assert_eq!(config.memory, Some(64 << 20));
         assert_eq!(parse("").expect("parses").memory, None);
-        let config = parse("spool = \"20 GiB\"\n").expect("parses");
-        assert_eq!(config.spool, Some(20 << 30));
+        let config = parse("spool = \"20 GiB\"\nnumeric-owners = true\n").expect("parses");
+        assert_eq!(
+            (config.spool, config.numeric_owners),
+            (Some(20 << 30), true)
+        );
     }
 
     #[test]

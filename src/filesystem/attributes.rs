@@ -4,6 +4,7 @@ use super::control::ControlFile;
 use super::holes::Holes;
 use super::inode::{Node, What};
 use super::open::{Body, OpenNode, TOP};
+use super::owners::ShownOwner;
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{FileSystem, Options};
 use crate::clock::Time;
@@ -147,7 +148,7 @@ impl Attributes {
         }
     }
 
-    fn of_entry(ino: u64, entry: &Entry, holes: Holes) -> Self {
+    fn of_entry(ino: u64, entry: &Entry, holes: Holes, owner: ShownOwner) -> Self {
         let attributes = &entry.attributes;
         let size = entry.size();
         let mode = entry.node.type_bits() | (attributes.mode & 0o7777);
@@ -163,13 +164,8 @@ impl Attributes {
                 EntryNode::Block(device) | EntryNode::Character(device) => device,
                 _ => 0,
             },
-            kept: if holes.exact { FOREVER } else { SOON },
-            ..Self::made_up(
-                ino,
-                mode,
-                (attributes.owner.uid, attributes.owner.gid),
-                attributes.mtime,
-            )
+            kept: if holes.exact { owner.kept } else { SOON },
+            ..Self::made_up(ino, mode, (owner.uid, owner.gid), attributes.mtime)
         }
     }
 }
@@ -217,6 +213,7 @@ impl FileSystem {
         point: &CompletePoint,
         entry: &Entry,
     ) -> Attributes {
-        Attributes::of_entry(ino, entry, self.holes.of(point, entry))
+        let owner = point.repository.owners.of(&entry.attributes.owner);
+        Attributes::of_entry(ino, entry, self.holes.of(point, entry), owner)
     }
 }

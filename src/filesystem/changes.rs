@@ -233,6 +233,7 @@ impl FileSystem {
         let (facts, xattrs) = self.new_facts(&place, mode, caller)?;
         let number = place.open.make(place.node, name, made, facts, xattrs);
         let number = self.after(&place.open, &place.directory, number)?;
+        self.warn_of_home(&place.open, place.node, name);
         self.touch_directory(&place)?;
         self.known(&place.directory, &place.open, number)
     }
@@ -284,7 +285,11 @@ impl FileSystem {
                 let made = repository.catalog.ensure_backup(name);
                 let backup = made.map_err(|error| self.noted(&node, error.into()))?;
                 self.hidden_links.made(backup.id, caller.pid);
-                self.lookup(parent, name, caller)
+                let made = self.lookup(parent, name, caller)?;
+                if let Answered::Found { attributes, .. } = &made {
+                    self.warn_of_backup(attributes.ino, repository, name);
+                }
+                Ok(made)
             }
             What::Backup(repository, backup) => {
                 let made = self.make_point(repository, *backup, name, mode, caller);
@@ -368,7 +373,11 @@ impl FileSystem {
                 if Arc::ptr_eq(&point.repository, &place.open.repository) =>
             {
                 let made = place.open.link_complete(point, entry, place.node, name);
-                self.after(&place.open, &place.directory, made)?
+                let made = self.after(&place.open, &place.directory, made)?;
+                if let Some((path, owners)) = source.above_in_point() {
+                    place.open.note_owners_above(place.node, &path, &owners)?;
+                }
+                made
             }
             _ => return Err(Rule::AcrossRepositories.into()),
         };
@@ -740,7 +749,9 @@ impl FileSystem {
                 return Err(Rule::AcrossRepositories.into());
             }
             let renamed = self.rename_backup(repository, name, new_name);
-            return renamed.map_err(|failure| self.noted(&from, failure));
+            renamed.map_err(|failure| self.noted(&from, failure))?;
+            self.warn_of_backup(parent, repository, new_name);
+            return Ok(());
         }
         let (from, to) = match (&from.what, &to.what) {
             (What::Open(one, _), What::Open(two, _)) if Arc::ptr_eq(one, two) => {

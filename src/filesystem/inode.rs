@@ -5,7 +5,7 @@ use super::errno::{Answer, Rule};
 use super::open::OpenPoint;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::id::ObjectId;
-use crate::point::Entry;
+use crate::point::{Entry, Owner};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -104,6 +104,21 @@ impl Node {
             node = node.parent.as_ref()?;
         }
         None
+    }
+
+    /// The names that lead from the top of its complete point to the directory that it lies in, and the owners of that one
+    /// and all above it, the nearest first.
+    pub(super) fn above_in_point(&self) -> Option<(Vec<Vec<u8>>, Vec<Arc<Owner>>)> {
+        let directory = self.parent.as_ref()?;
+        let path = directory.path_in_point()?;
+        let (mut owners, mut node) = (Vec::new(), Some(directory));
+        while let Some(above) = node
+            && let What::Complete(_, entry) = &above.what
+        {
+            owners.push(entry.attributes.owner.clone());
+            node = above.parent.as_ref();
+        }
+        Some((path, owners))
     }
 
     /// Whether two nodes of one number are the same thing: false only when two hashes collide.

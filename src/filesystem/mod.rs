@@ -24,8 +24,10 @@ mod idle;
 mod inode;
 mod latest;
 mod metrics;
+mod mistakes;
 mod open;
 mod open_points;
+mod owners;
 mod points;
 mod problems;
 mod read;
@@ -40,7 +42,7 @@ pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;
 pub use metrics::Metrics;
-pub use open::{OpenPointFacts, open_points};
+pub use open::{OpenPointFacts, has_open_point, open_points};
 pub use read::{Caching, Data};
 pub use statfs::Room;
 
@@ -52,6 +54,7 @@ use holes::HoleCounts;
 use inode::{Node, Table, What};
 use open::Spool;
 use open_points::OpenPoints;
+use owners::ShownOwners;
 use problems::Problems;
 use read::FileHandle;
 use readahead::{ReadAhead, SmallFiles};
@@ -75,12 +78,15 @@ pub struct Options {
     pub spool_bytes: u64,
     /// How long a tool waits while nothing is stored, before it is refused.
     pub patience: Duration,
+    /// Owners in complete points by the numbers that are stored, even where this host knows their names.
+    pub numeric_owners: bool,
     /// Where time comes from.
     pub clock: Clock,
 }
 
 impl Options {
-    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory, which may spool 8 GiB.
+    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory, which may spool 8 GiB, owners by
+    /// name.
     pub fn new(state_directory: PathBuf) -> Self {
         Self {
             // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
@@ -91,6 +97,7 @@ impl Options {
             state_directory,
             spool_bytes: 8 << 30,
             patience: Duration::from_secs(30),
+            numeric_owners: false,
             clock: Clock::system(),
         }
     }
@@ -140,9 +147,11 @@ impl std::fmt::Debug for FileSystem {
 impl FileSystem {
     /// The tree of these repositories, each with its name in the root.
     pub fn new(repositories: Vec<(String, Arc<Catalog>)>, options: Options) -> Self {
+        let owners = Arc::new(ShownOwners::new(options.numeric_owners, &options.clock));
+        let mounted = |(name, catalog)| MountedRepository::new(name, catalog, owners.clone());
         let repositories: Vec<_> = repositories
             .into_iter()
-            .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
+            .map(|repository| Arc::new(mounted(repository)))
             .collect();
         let repositories = Arc::new(repositories);
         let problems = Arc::new(Problems::new(options.clock.clone()));

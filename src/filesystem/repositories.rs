@@ -1,5 +1,6 @@
 //! The repositories of a mount and the points in them.
 
+use super::owners::ShownOwners;
 use crate::error::Result;
 use crate::id::ObjectId;
 use crate::point::{Backup, Catalog, Contents, Origin, Point, Trees};
@@ -22,13 +23,15 @@ pub(super) struct MountedRepository {
     pub(super) name: String,
     pub(super) catalog: Arc<Catalog>,
     pub(super) trees: Arc<Trees>,
+    /// How owners are shown: the same for all repositories of a mount.
+    pub(super) owners: Arc<ShownOwners>,
     fresh: Duration,
     space: Mutex<Option<(Instant, Option<Space>)>>,
     told: Mutex<HashSet<String>>,
 }
 
 impl MountedRepository {
-    pub(super) fn new(name: String, catalog: Arc<Catalog>) -> Self {
+    pub(super) fn new(name: String, catalog: Arc<Catalog>, owners: Arc<ShownOwners>) -> Self {
         let repository = catalog.repository().clone();
         let fresh = if repository.location().contains("://") {
             FRESH_CLOUD
@@ -39,6 +42,7 @@ impl MountedRepository {
             name,
             trees: Arc::new(Trees::new(repository)),
             catalog,
+            owners,
             fresh,
             space: Mutex::default(),
             told: Mutex::default(),

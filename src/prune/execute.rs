@@ -170,7 +170,8 @@ impl Pass<'_> {
         }
         self.report.waiting_packs = listed.packs.len() as u64;
         self.report.notes.push(format!(
-            "what is listed waits for the open point of {}: complete or discard it; `keepfs points --open` lists it on its host",
+            "what is listed waits for the open point of {}: complete or discard it; `keepfs points --open` lists it on its host. If that host \
+             is gone for good, `keepfs points --open REPO` shows its mark, and `keepfs forget --open REPO ID` removes it",
             since.rfc3339()
         ));
         Ok(true)

@@ -95,11 +95,11 @@ fn of_object(lease: Option<Lease>, object: &Object, now: Time) -> Held {
     let (host, process) = (&lease.host, lease.process);
     let told = match (&lease.kind, &lease.name) {
         (LeaseKind::OpenPoint, Some((backup, point))) => format!(
-            "the open point {}/{} on {host} since {since}",
+            "the open point {}/{} on {host} since {since} ({name})",
             String::from_utf8_lossy(backup),
             String::from_utf8_lossy(point)
         ),
-        (LeaseKind::OpenPoint, None) => format!("an open point on {host} since {since}"),
+        (LeaseKind::OpenPoint, None) => format!("an open point on {host} since {since} ({name})"),
         (LeaseKind::Writer, _) => format!("a writer on {host} (process {process}) since {since}"),
         (LeaseKind::Reader, _) => format!("a reader on {host} (process {process}) since {since}"),
     };

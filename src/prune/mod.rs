@@ -77,7 +77,9 @@
 //! point's lease lives, nothing is listed that was stored after its beginning, and no point goes that was forgotten after it.
 //! A writer's lease makes nothing safe; without it long work would be refused at its end. That of an open point does: what
 //! tools have written there may be nowhere else. Its mark is made before anything is stored for it, and no list is decided
-//! that is younger than the mark of a living open point; what an older list names, its writers do not share (1).
+//! that is younger than the mark of a living open point; what an older list names, its writers do not share (1). The mark of a
+//! host that is gone stays until somebody removes it. Then what that point alone refers to goes like anything that nobody
+//! needs; should its host come back, its daemon makes the mark anew, and sealing looks for each chunk (2).
 //!
 //! # What it costs
 //!

@@ -7,7 +7,8 @@
 //! was forgotten after it.
 //!
 //! A lease begins when the store stamped its object. It is alive until it is deleted, or, by the store's own times, for
-//! as long as it says (the time from `taken` to `ends`); the mark of an open point has no end. A renewal is another
+//! as long as it says (the time from `taken` to `ends`); the mark of an open point has no end, so that of a host that is gone
+//! goes only when somebody says so ([`Repository::remove_mark`]). A renewal is another
 //! object that names the first one as its `point`: the lease is alive as long as one of them is, and began with the
 //! earliest that is still there.
 
@@ -15,7 +16,7 @@ use super::{Repository, host_name};
 use crate::clock::Time;
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
-use crate::store::names::Name;
+use crate::store::names::{self, Name};
 use bincode::{Decode, Encode};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -116,6 +117,50 @@ impl Drop for WriterLease {
                 tracing::info!("the lease {id} was not given back and ends later: {error}");
             }
         }
+    }
+}
+
+/// A mark as it is found in a repository: nothing but its host ends it.
+#[derive(Debug)]
+pub struct FoundMark {
+    /// The id of the open point.
+    pub id: ObjectId,
+    /// When it was made, by the store's clock.
+    pub since: Time,
+    /// What it says. One that cannot be read may be the mark of an open point, and counts as one.
+    pub lease: Result<Lease>,
+}
+
+impl Repository {
+    /// The marks of all open points of all hosts, and what cannot be read and may be one; the oldest first.
+    pub fn open_point_marks(&self) -> Result<Vec<FoundMark>> {
+        let mut marks = Vec::new();
+        for object in self.store().list(names::LEASES)? {
+            let Some(Name::Lease(id)) = Name::parse(&object.name) else {
+                continue;
+            };
+            let lease = match self.document::<Lease>(Name::Lease(id)) {
+                Ok(lease) if lease.kind != LeaseKind::OpenPoint => continue,
+                Err(error) => match error.kind() {
+                    // Given back since.
+                    Kind::NotFound => continue,
+                    Kind::Damaged | Kind::WrongKey | Kind::TooNew => Err(error),
+                    _ => return Err(error),
+                },
+                read => read,
+            };
+            let since = object.modified;
+            marks.push(FoundMark { id, since, lease });
+        }
+        marks.sort_by_key(|mark| (mark.since, mark.id));
+        Ok(marks)
+    }
+
+    /// Removes the mark of an open point whose host is gone. Should that host come back, it looks for each chunk before it
+    /// seals, and its daemon makes the mark anew.
+    pub fn remove_mark(&self, id: ObjectId) -> Result<()> {
+        self.require_writable()?;
+        self.store().delete(&Name::Lease(id).to_string())
     }
 }
 

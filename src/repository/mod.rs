@@ -23,7 +23,7 @@ pub use frames::Frame;
 pub use header::Header;
 pub use index::Location;
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
-pub use lease::{Lease, LeaseKind, OpenPointMark};
+pub use lease::{FoundMark, Lease, LeaseKind, OpenPointMark};
 pub use pack::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, FrameSpan,
     HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,

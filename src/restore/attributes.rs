@@ -4,9 +4,7 @@
 use super::directory::{open_in, path_of_handle};
 use super::{Place, Shared};
 use crate::error::{Error, Kind, Result};
-use crate::point::{Attributes, Entry, Node, Owner};
-use parking_lot::Mutex;
-use std::collections::HashMap;
+use crate::point::{Attributes, Entry, Node};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -15,83 +13,6 @@ use std::os::unix::fs::MetadataExt;
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
-
-/// Numbers of owners on this host, each name asked for once.
-pub(super) struct Owners {
-    numeric: bool,
-    users: Mutex<HashMap<Vec<u8>, Option<u32>>>,
-    groups: Mutex<HashMap<Vec<u8>, Option<u32>>>,
-}
-
-impl Owners {
-    pub(super) fn new(numeric: bool) -> Self {
-        Self {
-            numeric,
-            users: Mutex::default(),
-            groups: Mutex::default(),
-        }
-    }
-
-    fn numbers(&self, owner: &Owner) -> (u32, u32) {
-        if self.numeric {
-            return (owner.uid, owner.gid);
-        }
-        let user = known(&self.users, &owner.user, user_number);
-        let group = known(&self.groups, &owner.group, group_number);
-        (user.unwrap_or(owner.uid), group.unwrap_or(owner.gid))
-    }
-}
-
-fn known(
-    names: &Mutex<HashMap<Vec<u8>, Option<u32>>>,
-    name: &[u8],
-    ask: fn(&CStr) -> Option<u32>,
-) -> Option<u32> {
-    let asked = CString::new(name).ok().filter(|name| !name.is_empty())?;
-    *names
-        .lock()
-        .entry(name.to_vec())
-        .or_insert_with(|| ask(&asked))
-}
-
-/// Room for one line of the user or group database; longer ones count as unknown.
-const LINE_BYTES: usize = 64 << 10;
-
-fn user_number(name: &CStr) -> Option<u32> {
-    let mut buffer = vec![0; LINE_BYTES];
-    let mut found = std::ptr::null_mut();
-    // SAFETY: zero is a valid passwd record to be filled in.
-    let mut record: libc::passwd = unsafe { std::mem::zeroed() };
-    // SAFETY: all pointers are valid for the call and the buffer has the length given.
-    unsafe {
-        libc::getpwnam_r(
-            name.as_ptr(),
-            &mut record,
-            buffer.as_mut_ptr(),
-            buffer.len(),
-            &mut found,
-        )
-    };
-    (!found.is_null()).then_some(record.pw_uid)
-}
-
-fn group_number(name: &CStr) -> Option<u32> {
-    let mut buffer = vec![0; LINE_BYTES];
-    let mut found = std::ptr::null_mut();
-    // SAFETY: zero is a valid group record to be filled in.
-    let mut record: libc::group = unsafe { std::mem::zeroed() };
-    // SAFETY: all pointers are valid for the call and the buffer has the length given.
-    unsafe {
-        libc::getgrnam_r(
-            name.as_ptr(),
-            &mut record,
-            buffer.as_mut_ptr(),
-            buffer.len(),
-            &mut found,
-        )
-    };
-    (!found.is_null()).then_some(record.gr_gid)
-}
 
 /// What is given its attributes: an open file or directory, or what has a name and cannot be opened.
 enum Target<'a> {
@@ -214,7 +135,9 @@ pub(super) fn of_directory(
 fn apply(shared: &Shared, path: &[u8], target: &Target, entry: &Entry) -> Result<()> {
     let attributes = &entry.attributes;
     let mut mode = attributes.mode & 0o7777;
-    let (uid, gid) = shared.owners.numbers(&attributes.owner);
+    let owner = &attributes.owner;
+    let uid = shared.owners.user(owner.uid, &owner.user).number;
+    let gid = shared.owners.group(owner.gid, &owner.group).number;
     if let Err(error) = target.change_owner(uid, gid) {
         let error = Error::io(
             format_args!("giving it to owner {uid} and group {gid}"),

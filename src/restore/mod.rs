@@ -10,10 +10,11 @@ mod attributes;
 mod content;
 mod directory;
 
+use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::point::{Entry, Node, Trees, Visit, Walk};
 use crate::progress::Progress;
-use attributes::Owners;
+use crate::source::OwnerNumbers;
 use content::{Content, Part};
 use crossbeam_channel::{Receiver, Sender};
 use directory::{Directory, Levels};
@@ -86,7 +87,7 @@ pub struct Report {
 struct Shared<'a> {
     trees: &'a Arc<Trees>,
     progress: &'a Progress,
-    owners: Owners,
+    owners: OwnerNumbers,
     report: Mutex<Report>,
     /// The failure that ended the restore: nothing more is written.
     fatal: Mutex<Option<Error>>,
@@ -191,7 +192,7 @@ pub fn restore(
     let shared = Shared {
         trees,
         progress,
-        owners: Owners::new(options.numeric),
+        owners: OwnerNumbers::new(options.numeric, &Clock::system()),
         report: Mutex::default(),
         fatal: Mutex::default(),
     };

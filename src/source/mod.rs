@@ -6,6 +6,9 @@
 //! that finds an entry's [`Stamp`] unchanged since its last visit needs neither: every change of content, attributes
 //! or ACLs moves the ctime.
 //!
+//! What users and groups are called on this host, and which numbers they have here, is known to [`OwnerNames`] and
+//! [`OwnerNumbers`].
+//!
 //! What cannot be read is reported as a [`Problem`] and the walk goes on. What to leave out is said in [`Options`];
 //! the rules of patterns are those of [`Rules`].
 
@@ -23,5 +26,5 @@ pub use exclude::Rules;
 pub use extents::{Extent, Extents, extents};
 pub use files::{Entry, Event, Options, Problem, Walk};
 pub use metadata::{Metadata, Stamp, Type};
-pub use owners::OwnerNames;
+pub use owners::{OwnerNames, OwnerNumber, OwnerNumbers};
 pub use xattrs::{XATTRS_BYTES_MAX, Xattrs};

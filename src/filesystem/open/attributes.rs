@@ -18,27 +18,17 @@ impl OpenPoint {
         set: impl Fn(&mut Facts),
     ) -> Answer<()> {
         let mut inner = self.inner.lock();
+        if let Some(entry) = self.settled_entry(&inner, node) {
+            // The host may have to ask somebody for numbers of owners.
+            drop(inner);
+            if self.has_what_is_set(&entry, &set) {
+                return Ok(());
+            }
+            inner = self.inner.lock();
+        }
         let inner = &mut *inner;
         let known = inner.state.nodes.get(&node).ok_or(Rule::Stale)?;
         let mut facts = known.facts;
-        if let Some(entry) = self.settled_entry(inner, node) {
-            let attributes = &entry.attributes;
-            let has = Facts {
-                mode: attributes.mode,
-                uid: attributes.owner.uid,
-                gid: attributes.owner.gid,
-                mtime: attributes.mtime,
-            };
-            let mut asked = has;
-            set(&mut asked);
-            // A tool that knows whole seconds only sets what it knows.
-            let whole_second = asked.mtime == Time::new(has.mtime.seconds, 0);
-            let same_time = asked.mtime == has.mtime || whole_second;
-            asked.mtime = has.mtime;
-            if same_time && asked == has {
-                return Ok(());
-            }
-        }
         Self::require_open(inner)?;
         set(&mut facts);
         if facts != known.facts {
@@ -50,6 +40,24 @@ impl OpenPoint {
             known.ctime = now;
         }
         Ok(())
+    }
+
+    /// Whether an entry of a complete point has already, as the mount shows it, what this sets.
+    fn has_what_is_set(&self, entry: &Entry, set: impl Fn(&mut Facts)) -> bool {
+        let owner = self.repository.owners.of(&entry.attributes.owner);
+        let has = Facts {
+            mode: entry.attributes.mode,
+            uid: owner.uid,
+            gid: owner.gid,
+            mtime: entry.attributes.mtime,
+        };
+        let mut asked = has;
+        set(&mut asked);
+        // A tool that knows whole seconds only sets what it knows.
+        let whole_second = asked.mtime == Time::new(has.mtime.seconds, 0);
+        let same_time = asked.mtime == has.mtime || whole_second;
+        asked.mtime = has.mtime;
+        same_time && asked == has
     }
 
     /// Sets the access time. It is not written down: complete points do not have it.

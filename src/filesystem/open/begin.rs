@@ -166,6 +166,10 @@ impl OpenPoint {
             return Ok(None);
         }
         open.trim_spools()?;
+        // Somebody may have removed the mark, as of a host that is gone.
+        if open.inner.lock().state.refers() {
+            open.mark.hold_behind();
+        }
         // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
         let sources = open.inner.lock().state.sources_in_order();
         open.bringer.want_behind(sources);

@@ -55,6 +55,12 @@ pub fn open_points(state_directory: &Path) -> Result<Vec<OpenPointFacts>> {
     Ok(points)
 }
 
+/// Whether the open point of this id lies in this state directory, readable or not.
+pub fn has_open_point(state_directory: &Path, id: ObjectId) -> bool {
+    let directory = state_directory.join("open").join(id.to_string());
+    directory.join("journal").exists()
+}
+
 /// None when the point was sealed or discarded meanwhile, or nothing of it was written down yet.
 fn facts_of(directory: PathBuf) -> Result<Option<OpenPointFacts>> {
     let changes = journal::peek(&directory)?;

@@ -34,7 +34,7 @@ pub(super) use attributes::CAPABILITY;
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
 pub(super) use gone::{is_gone, remove};
-pub use list::{OpenPointFacts, open_points};
+pub use list::{OpenPointFacts, has_open_point, open_points};
 pub(super) use read::spool_is_short;
 pub(super) use spool::{Spool, SpoolFacts};
 pub(super) use state::{Body, OpenNode, State};

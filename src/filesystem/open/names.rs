@@ -1,13 +1,14 @@
 //! Changes of names: making, linking, removing and renaming.
 
-use super::change::{Change, Facts, Made};
+use super::change::{Change, Facts, Made, TOP};
 use super::state::{OpenNode, State};
 use super::{Inner, OpenPoint, matching};
 use crate::error::{Error, Kind};
 use crate::filesystem::errno::{Answer, Rule};
 use crate::filesystem::repositories::CompletePoint;
-use crate::point::{Entry, Node as EntryNode};
+use crate::point::{Entry, Node as EntryNode, Owner};
 use std::fs;
+use std::sync::Arc;
 
 impl OpenPoint {
     /// Makes a node under a name that must be free.
@@ -64,10 +65,11 @@ impl OpenPoint {
             EntryNode::Fifo | EntryNode::Socket => Made::Special(entry.node.type_bits(), 0),
         };
         let attributes = &entry.attributes;
+        let owner = point.repository.owners.of(&attributes.owner);
         let facts = Facts {
             mode: attributes.mode,
-            uid: attributes.owner.uid,
-            gid: attributes.owner.gid,
+            uid: owner.uid,
+            gid: owner.gid,
             mtime: attributes.mtime,
         };
         let node = self.make(parent, name, made, facts, attributes.xattrs.clone())?;
@@ -77,6 +79,34 @@ impl OpenPoint {
             self.change(&mut inner, Change::Owner { node, owner })?;
         }
         Ok(node)
+    }
+
+    /// Tells whose the directories above a link were where it was linked from, the nearest first: they are copies of those
+    /// when all names on the way, `path`, are the same.
+    pub(in crate::filesystem) fn note_owners_above(
+        &self,
+        parent: u64,
+        path: &[Vec<u8>],
+        owners: &[Arc<Owner>],
+    ) -> Answer<()> {
+        let inner = &mut *self.inner.lock();
+        let mut node = parent;
+        for owner in owners {
+            let known = inner.state.nodes.get(&node);
+            let Some(known) = known.filter(|known| known.linked_owner.is_none()) else {
+                break;
+            };
+            let above = known.places.first().map_or(TOP, |(above, _)| *above);
+            if Self::require_open(inner).is_err()
+                || node == parent && inner.state.path(parent).as_deref() != Some(path)
+            {
+                break;
+            }
+            let owner = (**owner).clone();
+            self.change(inner, Change::Owner { node, owner })?;
+            node = above;
+        }
+        Ok(())
     }
 
     /// Another name for a node.

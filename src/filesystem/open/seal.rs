@@ -25,7 +25,7 @@ use crate::point::{
 };
 use crate::repository::{Writer, encode};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ impl OpenPoint {
             let sealing = Sealing {
                 open: self,
                 from: self.inner.lock().from.clone().map(|(from, _)| from),
-                owners: RefCell::default(),
+                owners: RefCell::new(Owners::new(self.repository.owners.clone())),
                 contents: Contents::new(writer.clone()),
                 workers,
                 referred: RefCell::default(),
@@ -157,7 +157,7 @@ impl OpenPoint {
         })?;
         self.bringer.finish()?;
         writer.flush()?;
-        referred.require(&self.repository.trees)?;
+        referred.require(self)?;
         let source = copy_of.map(|from| from.point.record.source.clone());
         let time = copy_of.map_or(self.started, |from| from.point.record.time);
         let record = PointRecord {
@@ -199,35 +199,38 @@ struct Sealing<'a> {
     referred: RefCell<Referred>,
 }
 
-/// What a point refers to without having written it.
+/// What a point refers to without having written it, each with a node that does.
 #[derive(Default)]
 struct Referred {
-    files: HashMap<u64, (Vec<u8>, Arc<SourceFile>)>,
-    chunks: HashSet<ChunkId>,
+    files: HashMap<u64, (u64, Arc<SourceFile>)>,
+    chunks: HashMap<ChunkId, u64>,
 }
 
 impl Referred {
     /// Fails unless all of it is in the repository's index: whatever should have brought it, a complete point never
     /// lacks data.
-    fn require(&self, trees: &Arc<Trees>) -> Result<()> {
-        for (name, source) in self.files.values() {
+    fn require(&self, open: &OpenPoint) -> Result<()> {
+        let trees = &open.repository.trees;
+        for (node, source) in self.files.values() {
             if !is_there(trees, &source.file)? {
                 source.trees()?;
-                return Err(lacking(trees, &String::from_utf8_lossy(name)));
+                return Err(lacking(open, *node, trees));
             }
         }
-        for chunk in &self.chunks {
+        for (chunk, node) in &self.chunks {
             if trees.repository().find_kept(chunk)?.is_none() {
-                return Err(lacking(trees, &format!("chunk {chunk}")));
+                return Err(lacking(open, *node, trees));
             }
         }
         Ok(())
     }
 }
 
-fn lacking(trees: &Trees, what: &str) -> Error {
+fn lacking(open: &OpenPoint, node: u64, trees: &Trees) -> Error {
+    let path = open.inner.lock().state.path(node).unwrap_or_default();
     let message = format!(
-        "{what} has not arrived in {}; copy it again",
+        "not all of {} is in {}; copy it again",
+        String::from_utf8_lossy(&path.join(&b'/')),
         trees.repository().location()
     );
     Error::new(Kind::Failed, message)
@@ -260,10 +263,9 @@ impl Sealing<'_> {
     fn described(&self, node: u64, twin: Option<Arc<Owner>>) -> Result<Attributes> {
         let described = self.open.node(node, |known| {
             let links = known.places.len().max(1) as u32;
-            let sources = [twin, known.linked_owner.clone()];
-            Attributes {
+            let attributes = Attributes {
                 mode: known.facts.mode,
-                owner: self.owners.borrow_mut().of(&known.facts, &sources),
+                owner: Arc::default(),
                 mtime: known.facts.mtime,
                 xattrs: known.xattrs.clone(),
                 links,
@@ -271,9 +273,13 @@ impl Sealing<'_> {
                     1 => 0,
                     _ => number(&[b"group", &node.to_le_bytes()]),
                 },
-            }
+            };
+            (attributes, known.facts, known.linked_owner.clone())
         });
-        described.map_err(Error::from)
+        let (mut attributes, facts, linked) = described.map_err(Error::from)?;
+        // Not while the node is looked at: the host may have to ask somebody for names.
+        attributes.owner = self.owners.borrow_mut().of(&facts, &[twin, linked]);
+        Ok(attributes)
     }
 
     /// Who owns the entry of this name in the directory that this one is a copy of.
@@ -361,9 +367,7 @@ impl Sealing<'_> {
         if let Some(source) = content.whole_source().filter(ready) {
             let file = source.file.clone();
             let mut referred = self.referred.borrow_mut();
-            referred
-                .files
-                .insert(source.number, (name.to_vec(), source));
+            referred.files.insert(source.number, (node, source));
             return Ok(file);
         }
         let spooled = |segment: &Segment| matches!(segment.place, Place::Spool);
@@ -394,7 +398,8 @@ impl Sealing<'_> {
                 })?,
                 Some(Place::Spool) => self.spooled(&mut cut, node, begin..begin + length)?,
                 Some(Place::Source(source, offset)) => {
-                    self.referred(&mut cut, block, &source, (begin, offset, length))?;
+                    let stretch = (begin, offset, length);
+                    self.referred(&mut cut, (node, block), &source, stretch)?;
                 }
             }
         }
@@ -424,7 +429,7 @@ impl Sealing<'_> {
     fn referred(
         &self,
         cut: &mut Recut<'_>,
-        block: u32,
+        (node, block): (u64, u32),
         source: &SourceFile,
         (begin, offset, length): (u64, u64, u64),
     ) -> Result<()> {
@@ -433,7 +438,8 @@ impl Sealing<'_> {
             let part = part?;
             let (length, chunk) = (part.length(), part.chunk);
             if chunk.is_none() || part.whole && !(cut.is_open() && self.is_short(length, block)) {
-                self.referred.borrow_mut().chunks.extend(chunk);
+                let of_node = chunk.map(|chunk| (chunk, node));
+                self.referred.borrow_mut().chunks.extend(of_node);
                 cut.extent(Extent { length, chunk })?;
             } else {
                 let mut bytes = Vec::new();

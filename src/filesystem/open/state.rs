@@ -429,6 +429,11 @@ impl State {
         }
     }
 
+    /// Whether it ever referred to what is in a repository.
+    pub fn refers(&self) -> bool {
+        self.stored > 0 || !self.sources.is_empty()
+    }
+
     /// Everything that is referred to, in the order in which it was copied.
     pub fn sources_in_order(&self) -> Vec<Arc<SourceFile>> {
         let mut sources: Vec<_> = self.sources.values().cloned().collect();
