@@ -147,6 +147,7 @@ impl OpenPoint {
         for change in changes {
             state.apply(change, &find_trees(repositories));
         }
+        state.forget_sources(None);
         let id = directory.file_name().and_then(|name| name.to_str());
         let id = id.and_then(|name| name.parse().ok()).unwrap_or_default();
         let open = Self::with(

@@ -12,11 +12,13 @@ mod change;
 mod content;
 mod copied;
 mod durable;
+mod few;
 mod gone;
 mod journal;
 mod list;
 mod matching;
 mod names;
+mod nodes;
 mod owners;
 mod punch;
 mod read;
@@ -135,7 +137,7 @@ impl OpenPoint {
             .nodes
             .get(&node)
             .and_then(|node| node.places.first());
-        let name = place.map_or(&inner.state.name, |(_, name)| name);
+        let name = place.map_or(&inner.state.name[..], |(_, name)| name);
         String::from_utf8_lossy(name).into_owned()
     }
 
@@ -198,7 +200,7 @@ impl OpenPoint {
             let names = node.names().ok_or(Rule::NotADirectory)?;
             Ok(names
                 .iter()
-                .map(|(name, known)| (name.clone(), known.node))
+                .map(|(name, known)| (name.to_vec(), known.node()))
                 .collect())
         })?
     }
@@ -262,7 +264,7 @@ impl OpenPoint {
     pub(super) fn unmatched(&self, limit: usize) -> Vec<String> {
         let inner = self.inner.lock();
         let names = inner.state.nodes.values().filter_map(OpenNode::names);
-        let unmatched = names.flatten().filter(|(_, name)| !name.matched);
+        let unmatched = names.flatten().filter(|(_, name)| !name.matched());
         unmatched
             .take(limit)
             .map(|(name, _)| String::from_utf8_lossy(name).into_owned())

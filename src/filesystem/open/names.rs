@@ -6,7 +6,7 @@ use super::{Inner, OpenPoint, matching};
 use crate::error::{Error, Kind};
 use crate::filesystem::errno::{Answer, Rule};
 use crate::filesystem::repositories::CompletePoint;
-use crate::point::{Entry, Node as EntryNode};
+use crate::point::{Entry, Node as EntryNode, Xattr};
 use std::fs;
 
 impl OpenPoint {
@@ -19,8 +19,19 @@ impl OpenPoint {
         facts: Facts,
         xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> Answer<u64> {
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
+        let inner = &mut *self.inner.lock();
+        self.make_in(inner, parent, name, made, facts, xattrs)
+    }
+
+    fn make_in(
+        &self,
+        inner: &mut Inner,
+        parent: u64,
+        name: &[u8],
+        made: Made,
+        facts: Facts,
+        xattrs: Vec<Xattr>,
+    ) -> Answer<u64> {
         Self::require_open(inner)?;
         if inner.state.child(parent, name).is_some() {
             return Err(Rule::Exists.into());
@@ -50,12 +61,11 @@ impl OpenPoint {
         parent: u64,
         name: &[u8],
     ) -> Answer<u64> {
+        // In one step: a source is found by its number only until the next one comes.
+        let inner = &mut *self.inner.lock();
+        Self::require_open(inner)?;
         let made = match &entry.node {
-            EntryNode::File(file) => {
-                let mut inner = self.inner.lock();
-                Self::require_open(&inner)?;
-                Made::Linked(self.source(&mut inner, point, file)?.0.number)
-            }
+            EntryNode::File(file) => Made::Linked(self.source(inner, point, file)?.0.number),
             EntryNode::Directory(_) => return Err(Rule::IsADirectory.into()),
             EntryNode::Symlink(target) => Made::Symlink(target.clone()),
             EntryNode::Block(device) | EntryNode::Character(device) => {
@@ -70,12 +80,10 @@ impl OpenPoint {
             gid: attributes.owner.gid,
             mtime: attributes.mtime,
         };
-        let node = self.make(parent, name, made, facts, attributes.xattrs.clone())?;
-        let mut inner = self.inner.lock();
-        if Self::require_open(&inner).is_ok() {
-            let owner = (*attributes.owner).clone();
-            self.change(&mut inner, Change::Owner { node, owner })?;
-        }
+        let xattrs = attributes.xattrs.clone();
+        let node = self.make_in(inner, parent, name, made, facts, xattrs)?;
+        let owner = (*attributes.owner).clone();
+        self.change(inner, Change::Owner { node, owner })?;
         Ok(node)
     }
 

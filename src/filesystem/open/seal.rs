@@ -211,7 +211,7 @@ impl Referred {
     /// lacks data.
     fn require(&self, trees: &Arc<Trees>) -> Result<()> {
         for (name, source) in self.files.values() {
-            if !is_there(trees, &source.file)? {
+            if !is_there(trees, &source.file())? {
                 source.trees()?;
                 return Err(lacking(trees, &String::from_utf8_lossy(name)));
             }
@@ -265,7 +265,7 @@ impl Sealing<'_> {
                 mode: known.facts.mode,
                 owner: self.owners.borrow_mut().of(&known.facts, &sources),
                 mtime: known.facts.mtime,
-                xattrs: known.xattrs.clone(),
+                xattrs: known.xattrs.to_vec(),
                 links,
                 link_group: match links {
                     1 => 0,
@@ -356,10 +356,10 @@ impl Sealing<'_> {
         }
         // A long list of chunks that were written here is not in pages yet.
         let ready = |source: &Arc<SourceFile>| {
-            !source.written || matches!(source.file.content, Content::One(_))
+            !source.written || matches!(source.file().content, Content::One(_))
         };
         if let Some(source) = content.whole_source().filter(ready) {
-            let file = source.file.clone();
+            let file = source.file().into_owned();
             let mut referred = self.referred.borrow_mut();
             referred
                 .files

@@ -324,7 +324,7 @@ impl OpenPoint {
         let Some(content) = known.content() else {
             return Ok(None);
         };
-        let name = known.places.first().map(|(_, name)| name.clone());
+        let name = known.places.first().map(|(_, name)| name.to_vec());
         let mut range = found.range;
         let mut ends = found.ends;
         if !found.whole && length(&range) > STRETCH_BYTES {

@@ -70,20 +70,20 @@ impl OpenPoint {
     pub(super) fn trim_spools(&self) -> Result<()> {
         let inner = &mut *self.inner.lock();
         let mut gone = Vec::new();
-        for (number, node) in &inner.state.nodes {
+        for (number, node) in inner.state.nodes.iter() {
             let Some(content) = node.content() else {
                 continue;
             };
             if node.places.is_empty() || content.spooled == 0 {
                 // Whoever had it open is gone.
-                let _ = fs::remove_file(self.spool_path(*number));
-                gone.extend(node.places.is_empty().then_some(*number));
+                let _ = fs::remove_file(self.spool_path(number));
+                gone.extend(node.places.is_empty().then_some(number));
                 continue;
             }
             let mut segments = content.segments.iter().rev();
             let last = segments.find(|segment| matches!(segment.place, Place::Spool));
-            self.cut_spool(*number, last.map_or(0, Segment::end))?;
-            self.clear_gaps(*number, content)?;
+            self.cut_spool(number, last.map_or(0, Segment::end))?;
+            self.clear_gaps(number, content)?;
         }
         gone.iter().for_each(|node| inner.state.give_up(*node));
         self.hold(inner);
@@ -221,7 +221,7 @@ impl OpenPoint {
         }) = inner.state.nodes.get_mut(&node)
             && content.changes == changes
         {
-            *known = hash;
+            *known = hash.map(Box::new);
         }
         self.rematch_node(inner, node);
     }
@@ -254,8 +254,8 @@ impl OpenPoint {
             let Body::File { content, hash } = &inner.state.nodes.get(&node)?.body else {
                 return None;
             };
-            if hash.is_some() {
-                return *hash;
+            if let Some(hash) = hash {
+                return Some(**hash);
             }
             inner.streaming.hash(node)?;
             content.size
