@@ -29,6 +29,8 @@ mod spool;
 mod state;
 mod stream;
 mod stretch;
+#[cfg(test)]
+mod tests;
 mod waiting;
 mod write;
 

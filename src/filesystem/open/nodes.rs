@@ -4,9 +4,16 @@
 //! written and stored since) takes about 400 bytes: 200 for the node, 100 for the file that it refers to, 80 for its name,
 //! 30 for its number. A stretch more takes 32, and 100 if it is of another file. What is seldom (several names, several
 //! stretches, attributes, a hash) lies outside of the node.
+//!
+//! A node goes when it has no name any more, nobody has it open and the kernel has forgotten its inode. Whoever holds a
+//! number without the point's lock (what is stored, brought or hashed behind the tools' backs) finds nothing then, and
+//! has nothing to do. Numbers are never used again.
 
 use super::state::OpenNode;
 use std::collections::HashMap;
+
+/// Fewer nodes than this are not worth a smaller table.
+const TABLE_MIN: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(in crate::filesystem) struct Nodes(HashMap<u64, Box<OpenNode>>);
@@ -22,6 +29,14 @@ impl Nodes {
 
     pub fn insert(&mut self, number: u64, node: OpenNode) {
         self.0.insert(number, Box::new(node));
+    }
+
+    pub fn remove(&mut self, number: &u64) {
+        self.0.remove(number);
+        // What was once a large point may be a small one for days.
+        if self.0.capacity() > TABLE_MIN && self.0.len() < self.0.capacity() / 4 {
+            self.0.shrink_to(2 * self.0.len());
+        }
     }
 
     pub fn len(&self) -> usize {

@@ -321,6 +321,27 @@ impl State {
         });
     }
 
+    /// Whether this node is there and has no name. The top needs none.
+    pub fn is_unnamed(&self, number: u64) -> bool {
+        let node = self.nodes.get(&number);
+        number != TOP && node.is_some_and(|node| node.places.is_empty())
+    }
+
+    /// Forgets a node that has no name.
+    pub fn forget(&mut self, number: u64) {
+        if self.is_unnamed(number) {
+            self.give_up(number);
+            self.nodes.remove(&number);
+        }
+    }
+
+    /// Forgets every node that has no name: whoever had it open is gone.
+    pub fn forget_unnamed(&mut self) {
+        let nodes = self.nodes.iter().filter(|(_, node)| node.places.is_empty());
+        let unnamed: Vec<_> = nodes.map(|(number, _)| number).collect();
+        unnamed.into_iter().for_each(|number| self.forget(number));
+    }
+
     fn add(&mut self, number: u64, made: Made, facts: Facts) {
         let node = OpenNode::new(self.body(made), facts, self.now);
         self.nodes.insert(number, node);

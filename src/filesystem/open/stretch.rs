@@ -186,6 +186,12 @@ impl Streaming {
         }
     }
 
+    /// A node is gone: what is in hand of it is of no use, nor is its hash.
+    pub fn forget(&mut self, node: u64) {
+        self.mark(node, &(0..u64::MAX));
+        self.hashes.remove(&node);
+    }
+
     /// The hash of a file's first bytes, and how many they are.
     pub fn hash(&self, node: u64) -> Option<(u64, blake3::Hasher)> {
         self.hashes.get(&node).cloned()
