@@ -35,7 +35,7 @@ impl OpenPoint {
         let id = ObjectId::random();
         let directory = state_directory.join(id.to_string());
         make_private(&directory.join("spool"))?;
-        let (mut journal, _) = Journal::open(&directory)?;
+        let mut journal = Journal::open(&directory, &mut |_| ())?;
         let begin = [
             Change::Begin {
                 repository: repository.catalog.repository().id(),
@@ -121,32 +121,27 @@ impl OpenPoint {
             // Nothing of it was written down.
             return Ok(None);
         }
-        let (journal, changes) = match Journal::open(directory) {
+        let mut begun = None;
+        let mut state = State::default();
+        let find = find_trees(repositories);
+        let opened = Journal::open(directory, &mut |change| {
+            if begun.is_none() {
+                begun = mounted(&change, repositories);
+                let now = begun.map(|(repository, ..)| repository.catalog.repository().now());
+                state.now = now.unwrap_or_default();
+            }
+            // Of a repository that is not mounted nobody asks.
+            if begun.is_some() {
+                state.apply(change, &find);
+            }
+        });
+        let journal = match opened {
             Err(error) if error.kind() == Kind::Busy => return Ok(None),
             opened => opened?,
         };
-        let Some(Change::Begin {
-            repository,
-            backup,
-            facts,
-            ..
-        }) = changes.first().cloned()
-        else {
+        let Some((repository, backup, facts)) = begun else {
             return Ok(None);
         };
-        let Some(repository) = repositories
-            .iter()
-            .find(|known| known.catalog.repository().id() == repository)
-        else {
-            return Ok(None);
-        };
-        let mut state = State {
-            now: repository.catalog.repository().now(),
-            ..State::default()
-        };
-        for change in changes {
-            state.apply(change, &find_trees(repositories));
-        }
         state.forget_sources(None);
         let id = directory.file_name().and_then(|name| name.to_str());
         let id = id.and_then(|name| name.parse().ok()).unwrap_or_default();
@@ -247,6 +242,25 @@ impl OpenPoint {
             inner.from = Some((from, true));
         }
     }
+}
+
+/// What the first change says: the repository if it is mounted, the backup, and what the point had at first.
+fn mounted<'a>(
+    begin: &Change,
+    repositories: &'a [Arc<MountedRepository>],
+) -> Option<(&'a Arc<MountedRepository>, ObjectId, Facts)> {
+    let Change::Begin {
+        repository,
+        backup,
+        facts,
+        ..
+    } = begin
+    else {
+        return None;
+    };
+    let mut known = repositories.iter();
+    let found = known.find(|known| known.catalog.repository().id() == *repository);
+    Some((found?, *backup, *facts))
 }
 
 pub(super) fn find_trees(

@@ -1,10 +1,12 @@
 //! Open points: written by any tool, kept in memory and in a journal, until they are sealed.
 //!
 //! An open point is a list of changes. Each is written to the journal before it is answered, then applied to the
-//! entries in memory; a daemon that starts again applies the journal and goes on. Bytes that a tool writes lie in one
+//! entries in memory; a daemon that starts again applies the journal and goes on. The journal is written anew when it is
+//! much longer than what it tells of; what an entry costs in memory is told with the nodes. Bytes that a tool writes lie in one
 //! spool file for each node until they are stored behind its back; bytes that it copies from complete points are
 //! references, whose chunks are brought into the repository in the same way.
 
+mod anew;
 mod attributes;
 mod begin;
 mod bring;
@@ -217,6 +219,7 @@ impl OpenPoint {
         inner.state.now = self.repository.catalog.repository().now();
         inner.state.apply(change, &find_trees(&self.repositories));
         self.hold(inner);
+        self.shorten_journal(inner);
         Ok(())
     }
 

@@ -134,6 +134,8 @@ pub(in crate::filesystem) type FindTrees<'a> = &'a dyn Fn(ObjectId) -> Option<Ar
 /// The entries of an open point.
 #[derive(Debug, Default)]
 pub(in crate::filesystem) struct State {
+    /// The first change, as the journal has it.
+    pub begun: Option<Change>,
     pub name: Vec<u8>,
     /// The time of what is applied. The journal does not say it: there it is when the journal was read.
     pub now: Time,
@@ -176,6 +178,7 @@ impl State {
             Change::Begin {
                 repository, facts, ..
             } => {
+                self.begun = Some(change);
                 self.repository = repository;
                 self.add(TOP, Made::Directory, facts);
                 self.next = TOP + 1;

@@ -427,6 +427,7 @@ impl OpenPoint {
         }
         inner.streaming.let_go_of_empty(node);
         self.hold(inner);
+        self.shorten_journal(inner);
         Ok(kept)
     }
 

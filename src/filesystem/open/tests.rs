@@ -182,3 +182,83 @@ fn a_node_stays_while_it_has_a_name_or_a_handle_or_the_kernel_knows_it() {
         Err(crate::filesystem::Failure::Rule(Rule::Stale))
     ));
 }
+
+/// Bytes of the only journal.
+fn journal_bytes(host: &Host, open: &OpenPoint) -> u64 {
+    let directory = host.state.path().join("open").join(open.id.to_string());
+    let facts = std::fs::metadata(directory.join("journal"));
+    facts.unwrap().len()
+}
+
+#[test]
+fn a_journal_grows_with_its_point_and_not_with_the_number_of_changes() {
+    const LONG: u64 = 32 << 10;
+    let host = Host::new();
+    let tree = host.serve();
+    let (open, top) = begin(&tree);
+    let directory = mkdir(&tree, top, "directory");
+    let linked = put(&tree, directory, "one", b"linked");
+    tree.link(linked, top, b"two").unwrap();
+    tree.set_xattr(linked, b"user.note", b"value", 0, CALLER)
+        .unwrap();
+    let (ino, handle) = create(&tree, directory, "image", b"");
+    // Stored before it is written anew.
+    let mut image = vec![7; 1 << 20];
+    tree.write(handle, 0, &image, CALLER).unwrap();
+    tree.sync_directory(top, CALLER).unwrap();
+    // What is open and has no name is read as ever.
+    let (_, unnamed) = create(&tree, top, "unnamed", b"still there");
+    tree.unlink(top, b"unnamed").unwrap();
+    let mut longest = 0;
+    let mut random = 1u64;
+    for n in 0..10_000u64 {
+        if journal_bytes(&host, &open) > LONG / 2 {
+            open.inner.lock().journal.long = LONG;
+        }
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        // In 64 blocks, so that the point itself does not grow.
+        let at = (random >> 58) * 4096;
+        let bytes = n.to_le_bytes();
+        tree.write(handle, at, &bytes, CALLER).unwrap();
+        image[at as usize..at as usize + bytes.len()].copy_from_slice(&bytes);
+        put(&tree, top, "temporary", &bytes);
+        tree.unlink(top, b"temporary").unwrap();
+        longest = longest.max(journal_bytes(&host, &open));
+    }
+    // Ten thousand times some hundred bytes were written to it.
+    assert!(longest < LONG + 1000, "{longest}");
+    let read = tree.read(unnamed, 0, 100).unwrap();
+    assert_eq!(&read[..], b"still there");
+    tree.sync(handle, CALLER).unwrap();
+    let attributes = tree.stat(linked).unwrap();
+    let next = open.inner.lock().state.next;
+    drop(open);
+    drop(tree);
+    let tree = host.serve();
+    let open = tree.open_points.all().remove(0);
+    assert_eq!(open.inner.lock().state.next, next);
+    let top = look(
+        &tree,
+        look(&tree, look(&tree, ROOT, "primary").unwrap(), "web").unwrap(),
+        "x.partial",
+    );
+    let top = top.unwrap();
+    let directory = look(&tree, top, "directory").unwrap();
+    let found = look(&tree, directory, "image").unwrap();
+    assert_ne!(look(&tree, directory, "one"), None);
+    assert_eq!(look(&tree, directory, "one"), look(&tree, top, "two"));
+    let again = tree.stat(look(&tree, top, "two").unwrap()).unwrap();
+    assert_eq!(
+        (again.ino, again.mtime, again.mode, again.links),
+        (attributes.ino, attributes.mtime, attributes.mode, 2)
+    );
+    let value = tree.get_xattr(again.ino, b"user.note").unwrap();
+    assert_eq!(value, b"value");
+    assert_eq!(found, ino);
+    let handle = tree.open(found, libc::O_RDONLY).unwrap();
+    let read = tree.read(handle, 0, 2 << 20).unwrap();
+    assert!(read[..] == image[..]);
+    assert_eq!(nodes(&open), 4);
+}
