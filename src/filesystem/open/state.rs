@@ -19,7 +19,7 @@ const MATCHED: u64 = 1 << 63;
 
 impl Name {
     pub fn new(node: u64, matched: bool) -> Self {
-        Self(node & !MATCHED | u64::from(matched) * MATCHED)
+        Self(node & !MATCHED | if matched { MATCHED } else { 0 })
     }
 
     pub fn node(self) -> u64 {
