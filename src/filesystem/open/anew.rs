@@ -118,7 +118,7 @@ impl Anew<'_> {
             let names = self.state.nodes.get(&number).and_then(OpenNode::names);
             for (name, below) in names.into_iter().flatten() {
                 let below = below.node();
-                let node = self.state.nodes.get(&below);
+                let node = self.state.nodes.get(&below).filter(|_| below != TOP);
                 let node = node.filter(|node| node.names().is_some());
                 let place = node.and_then(|node| node.places.first());
                 // A directory has one place; only a damaged journal leads in circles.
