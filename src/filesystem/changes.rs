@@ -688,7 +688,8 @@ impl FileSystem {
         }
         let place = self.place(parent, name)?;
         let removed = place.open.remove(place.node, name, false);
-        self.after(&place.open, &place.directory, removed)?;
+        let removed = self.after(&place.open, &place.directory, removed)?;
+        self.let_go(&place.open, removed);
         self.touch_directory(&place)
     }
 
@@ -708,7 +709,8 @@ impl FileSystem {
             _ => {
                 let place = self.place(parent, name)?;
                 let removed = place.open.remove(place.node, name, true);
-                self.after(&place.open, &place.directory, removed)?;
+                let removed = self.after(&place.open, &place.directory, removed)?;
+                self.let_go(&place.open, removed);
                 self.touch_directory(&place)
             }
         }
@@ -763,10 +765,13 @@ impl FileSystem {
         let keep = flags & RENAME_NOREPLACE != 0;
         let (one, two) = ((from.node, name), (to.node, new_name));
         let renamed = match exchange {
-            true => from.open.exchange(one, two),
+            true => from.open.exchange(one, two).map(|()| None),
             false => from.open.rename(one, two, keep),
         };
-        self.after(&from.open, &from.directory, renamed)?;
+        let replaced = self.after(&from.open, &from.directory, renamed)?;
+        if let Some(replaced) = replaced {
+            self.let_go(&from.open, replaced);
+        }
         self.touch_directory(&from)?;
         self.touch_directory(&to)
     }

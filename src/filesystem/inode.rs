@@ -218,16 +218,20 @@ impl Table {
         }
     }
 
-    /// The kernel has forgotten this many of its lookups.
-    pub(super) fn forget(&self, ino: u64, lookups: u64) {
+    /// Whether the kernel knows this inode.
+    pub(super) fn knows(&self, ino: u64) -> bool {
+        self.shard(ino).lock().contains_key(&ino)
+    }
+
+    /// The kernel has forgotten this many of its lookups. The node, if these were all.
+    pub(super) fn forget(&self, ino: u64, lookups: u64) -> Option<Arc<Node>> {
         let mut shard = self.shard(ino).lock();
         let gone = shard.get_mut(&ino).is_some_and(|known| {
             known.lookups = known.lookups.saturating_sub(lookups);
             known.lookups == 0
         });
-        // Dropped outside the lock: a node may hold the last reference to its parents.
-        let node = gone.then(|| shard.remove(&ino));
-        drop(shard);
-        drop(node);
+        // To be dropped outside the lock: a node may hold the last reference to its parents.
+        let known = if gone { shard.remove(&ino) } else { None };
+        known.map(|known| known.node)
     }
 }

@@ -52,7 +52,7 @@ use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
 use inode::{Node, Table, What};
-use open::Spool;
+use open::{OpenPoint, Spool};
 use open_points::OpenPoints;
 use owners::ShownOwners;
 use problems::Problems;
@@ -241,7 +241,20 @@ impl FileSystem {
 
     /// The kernel has forgotten this many of its lookups of an inode.
     pub fn forget(&self, ino: u64, lookups: u64) {
-        self.inodes.forget(ino, lookups);
+        let gone = self.inodes.forget(ino, lookups);
+        if let Some(node) = gone
+            && let What::Open(open, number) = &node.what
+        {
+            open.forget(*number);
+        }
+    }
+
+    /// A node of an open point has lost a name or a handle: if it has none any more and the kernel does not know it,
+    /// it goes.
+    fn let_go(&self, open: &OpenPoint, number: u64) {
+        if !self.inodes.knows(open.ino(number)) {
+            open.forget(number);
+        }
     }
 }
 

@@ -397,7 +397,9 @@ impl FileSystem {
                 file.open.closed(file.node, Some(spool));
                 self.seal_if_whole(&file.open);
             }
-            file.open.released(file.node);
+            if file.open.released(file.node) {
+                self.let_go(&file.open, file.node);
+            }
         }
     }
 

@@ -38,7 +38,7 @@ impl FileSystem {
         let node = self.node(ino)?;
         let xattrs = match &node.what {
             What::Complete(_, entry) => entry.attributes.xattrs.clone(),
-            What::Open(open, number) => open.node(*number, |node| node.xattrs.clone())?,
+            What::Open(open, number) => open.node(*number, |node| node.xattrs.to_vec())?,
             _ => Vec::new(),
         };
         let mut names = Vec::new();

@@ -35,7 +35,7 @@ impl OpenPoint {
         let id = ObjectId::random();
         let directory = state_directory.join(id.to_string());
         make_private(&directory.join("spool"))?;
-        let (mut journal, _) = Journal::open(&directory)?;
+        let mut journal = Journal::open(&directory, &mut |_| ())?;
         let begin = [
             Change::Begin {
                 repository: repository.catalog.repository().id(),
@@ -121,32 +121,28 @@ impl OpenPoint {
             // Nothing of it was written down.
             return Ok(None);
         }
-        let (journal, changes) = match Journal::open(directory) {
+        let mut begun = None;
+        let mut state = State::default();
+        let find = find_trees(repositories);
+        let opened = Journal::open(directory, &mut |change| {
+            if begun.is_none() {
+                begun = mounted(&change, repositories);
+                let now = begun.map(|(repository, ..)| repository.catalog.repository().now());
+                state.now = now.unwrap_or_default();
+            }
+            // Of a repository that is not mounted nobody asks.
+            if begun.is_some() {
+                state.apply(change, &find);
+            }
+        });
+        let journal = match opened {
             Err(error) if error.kind() == Kind::Busy => return Ok(None),
             opened => opened?,
         };
-        let Some(Change::Begin {
-            repository,
-            backup,
-            facts,
-            ..
-        }) = changes.first().cloned()
-        else {
+        let Some((repository, backup, facts)) = begun else {
             return Ok(None);
         };
-        let Some(repository) = repositories
-            .iter()
-            .find(|known| known.catalog.repository().id() == repository)
-        else {
-            return Ok(None);
-        };
-        let mut state = State {
-            now: repository.catalog.repository().now(),
-            ..State::default()
-        };
-        for change in changes {
-            state.apply(change, &find_trees(repositories));
-        }
+        state.forget_sources(None);
         let id = directory.file_name().and_then(|name| name.to_str());
         let id = id.and_then(|name| name.parse().ok()).unwrap_or_default();
         let open = Self::with(
@@ -166,12 +162,15 @@ impl OpenPoint {
             return Ok(None);
         }
         open.trim_spools()?;
+        let (sources, stored) = {
+            let inner = open.inner.lock();
+            (inner.state.sources_in_order(), inner.state.stored > 0)
+        };
         // Somebody may have removed the mark, as of a host that is gone.
-        if open.inner.lock().state.refers() {
+        if stored || !sources.is_empty() {
             open.mark.hold_behind();
         }
         // What was not brought before the daemon ended is asked for again; what is there costs a look at the index.
-        let sources = open.inner.lock().state.sources_in_order();
         open.bringer.want_behind(sources);
         let open = Arc::new(open);
         open.streamer.serve(&open);
@@ -250,6 +249,25 @@ impl OpenPoint {
             inner.from = Some((from, true));
         }
     }
+}
+
+/// What the first change says: the repository if it is mounted, the backup, and what the point had at first.
+fn mounted<'a>(
+    begin: &Change,
+    repositories: &'a [Arc<MountedRepository>],
+) -> Option<(&'a Arc<MountedRepository>, ObjectId, Facts)> {
+    let Change::Begin {
+        repository,
+        backup,
+        facts,
+        ..
+    } = begin
+    else {
+        return None;
+    };
+    let mut known = repositories.iter();
+    let found = known.find(|known| known.catalog.repository().id() == *repository);
+    Some((found?, *backup, *facts))
 }
 
 pub(super) fn find_trees(

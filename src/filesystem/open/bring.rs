@@ -230,9 +230,9 @@ impl Shared {
 
     fn want(&self, source: &SourceFile, lane: Lane) -> Result<()> {
         match source.trees() {
-            Ok(trees) => self.transfer(trees)?.want_file(&source.file, lane),
+            Ok(trees) => self.transfer(trees)?.want_file(&source.file(), lane),
             // Its repository is not mounted now: that is no loss if all of it was brought before.
-            Err(_) if is_there(&self.target, &source.file)? => Ok(()),
+            Err(_) if is_there(&self.target, &source.file())? => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -248,7 +248,7 @@ impl Shared {
 
 /// Small files lie together, those of similar names nearest.
 fn lane_of(source: &SourceFile, name: &[u8]) -> Lane {
-    match source.file.content {
+    match source.file().content {
         Content::One(_) => Lane::of_name(name),
         _ => Lane::Alone,
     }
@@ -279,13 +279,8 @@ mod tests {
     fn a_thread_that_ended_is_a_failure_and_another_begins() {
         let cache = tempfile::tempdir().unwrap();
         let bringer = Bringer::new(trees(cache.path()));
-        let source = Arc::new(SourceFile {
-            number: 0,
-            repository: ObjectId::random(),
-            trees: None,
-            file: File::empty(),
-            written: false,
-        });
+        let elsewhere = (ObjectId::random(), None);
+        let source = Arc::new(SourceFile::new(0, elsewhere, File::empty(), false));
         let dead = || *bringer.tasks.lock() = Some(bounded(1).0);
         dead();
         assert_eq!(bringer.finish().unwrap_err().kind(), Kind::Failed);
@@ -304,17 +299,13 @@ mod tests {
         let target = trees(cache.path());
         let content = b"brought before".to_vec();
         let id = crate::id::ChunkId::of(&content);
-        let source = Arc::new(SourceFile {
-            number: 0,
-            repository: ObjectId::random(),
-            trees: None,
-            file: File {
-                size: content.len() as u64,
-                content: Content::One(id),
-                ..File::empty()
-            },
-            written: false,
-        });
+        let file = File {
+            size: content.len() as u64,
+            content: Content::One(id),
+            ..File::empty()
+        };
+        let elsewhere = (ObjectId::random(), None);
+        let source = Arc::new(SourceFile::new(0, elsewhere, file, false));
         let bringer = Bringer::new(target.clone());
         bringer.want(&source);
         let error = bringer.finish().unwrap_err();

@@ -1,8 +1,10 @@
 //! The bytes of a file in an open point: references to files of complete points, spooled bytes, and holes.
 
+use super::few::Few;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
-use crate::point::{File, Trees};
+use crate::point::{Content, File, Trees};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,9 +15,16 @@ pub(in crate::filesystem) struct SourceFile {
     pub repository: ObjectId,
     /// None when that repository is not mounted now: the bytes cannot be read until it is.
     pub trees: Option<Arc<Trees>>,
-    pub file: File,
+    held: Held,
     /// Whether it is none of a complete point, but bytes that were written here and stored since.
     pub written: bool,
+}
+
+/// A [`File`] in fewer bytes: most are one chunk.
+#[derive(Debug, PartialEq, Eq)]
+enum Held {
+    Chunk { size: u64, block: u32, id: ChunkId },
+    File(Box<File>),
 }
 
 /// An extent of a source, or the part of it that lies in a range.
@@ -36,6 +45,52 @@ impl SourcePart {
 }
 
 impl SourceFile {
+    /// A file whose chunks are in this repository.
+    pub fn new(
+        number: u64,
+        (repository, trees): (ObjectId, Option<Arc<Trees>>),
+        file: File,
+        written: bool,
+    ) -> Self {
+        let held = match file {
+            File {
+                size,
+                hash: None,
+                block,
+                content: Content::One(id),
+            } => Held::Chunk { size, block, id },
+            file => Held::File(Box::new(file)),
+        };
+        Self {
+            number,
+            repository,
+            trees,
+            held,
+            written,
+        }
+    }
+
+    /// The file.
+    pub fn file(&self) -> Cow<'_, File> {
+        match &self.held {
+            Held::Chunk { size, block, id } => Cow::Owned(File {
+                size: *size,
+                hash: None,
+                block: *block,
+                content: Content::One(*id),
+            }),
+            Held::File(file) => Cow::Borrowed(file),
+        }
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        match &self.held {
+            Held::Chunk { size, .. } => *size,
+            Held::File(file) => file.size,
+        }
+    }
+
     /// The trees of its repository. Fails when that is not mounted now.
     pub fn trees(&self) -> Result<&Arc<Trees>> {
         self.trees.as_ref().ok_or_else(|| {
@@ -66,7 +121,7 @@ impl SourceFile {
         begin: u64,
         end: u64,
     ) -> Result<impl Iterator<Item = Result<SourcePart>> + use<>> {
-        let extents = self.trees()?.extents_from(&self.file, begin);
+        let extents = self.trees()?.extents_from(&self.file(), begin);
         let inside = extents.take_while(move |extent| match extent {
             Ok((at, _)) => *at < end,
             Err(_) => true,
@@ -156,7 +211,7 @@ impl Segment {
 #[derive(Clone, Debug, Default)]
 pub(in crate::filesystem) struct OpenContent {
     pub size: u64,
-    pub segments: Vec<Segment>,
+    pub segments: Few<Segment>,
     /// How often it changed: what is computed from it without a lock holds only while this is the same.
     pub changes: u64,
     /// Bytes of it that are in the spool.
@@ -176,10 +231,10 @@ impl OpenContent {
     /// A file that is the source's, whole.
     pub fn of_source(source: Arc<SourceFile>) -> Self {
         let mut content = Self::default();
-        if source.file.size > 0 {
+        if source.size() > 0 {
             content.put(Segment {
                 begin: 0,
-                length: source.file.size,
+                length: source.size(),
                 place: Place::Source(source, 0),
             });
         }
@@ -226,15 +281,17 @@ impl OpenContent {
         }
         self.spooled -= spooled_in(&self.segments[first..behind]);
         self.spooled += spooled_in(&new);
-        self.segments.splice(first..behind, new);
         let from = first.saturating_sub(1);
-        let upto = (from + 5).min(self.segments.len());
-        for place in (from + 1..upto).rev() {
-            if self.segments[place - 1].joins(&self.segments[place]) {
-                self.segments[place - 1].length += self.segments[place].length;
-                self.segments.remove(place);
+        self.segments.change(|segments| {
+            segments.splice(first..behind, new);
+            let upto = (from + 5).min(segments.len());
+            for place in (from + 1..upto).rev() {
+                if segments[place - 1].joins(&segments[place]) {
+                    segments[place - 1].length += segments[place].length;
+                    segments.remove(place);
+                }
             }
-        }
+        });
     }
 
     /// Cuts or extends the file; what is added is a hole.
@@ -246,7 +303,9 @@ impl OpenContent {
         let kept = self.segments.partition_point(|old| old.begin < size);
         let from = kept.saturating_sub(1);
         self.spooled -= spooled_in(&self.segments[from..]);
-        self.segments.truncate(kept);
+        if kept < self.segments.len() {
+            self.segments.change(|segments| segments.truncate(kept));
+        }
         if let Some(last) = self.segments.last_mut() {
             last.length = last.length.min(size - last.begin);
         }
@@ -286,7 +345,7 @@ impl OpenContent {
         let mut segments = self.segments.iter();
         let block = segments.find_map(|segment| match &segment.place {
             Place::Source(source, offset) if !source.written => {
-                (*offset == segment.begin).then_some(source.file.block)
+                (*offset == segment.begin).then_some(source.file().block)
             }
             _ => None,
         });
@@ -310,7 +369,9 @@ impl OpenContent {
         let left: Vec<_> = left.into_iter().chain(right).collect();
         self.spooled -= spooled_in(&self.segments[first..behind]);
         self.spooled += spooled_in(&left);
-        self.segments.splice(first..behind, left);
+        self.segments.change(|segments| {
+            segments.splice(first..behind, left);
+        });
     }
 
     /// Bytes that are not holes.
@@ -360,13 +421,13 @@ impl OpenContent {
         };
         let in_place = |segment: &Segment| match &segment.place {
             Place::Source(other, offset) => {
-                other.file == source.file
+                other.held == source.held
                     && other.repository == source.repository
                     && *offset == segment.begin
             }
             Place::Spool => false,
         };
-        if self.size != source.file.size || !self.segments.iter().all(in_place) {
+        if self.size != source.size() || !self.segments.iter().all(in_place) {
             return None;
         }
         self.gaps_are_holes_of(source).then(|| source.clone())
@@ -381,7 +442,7 @@ impl OpenContent {
             };
             let end = begin + length;
             trees
-                .extents_from(&source.file, *begin)
+                .extents_from(&source.file(), *begin)
                 .take_while(|extent| extent.as_ref().is_ok_and(|(at, _)| *at < end))
                 .all(|extent| extent.is_ok_and(|(_, extent)| extent.chunk.is_none()))
         })
@@ -398,13 +459,8 @@ mod tests {
             size: 1000,
             ..File::empty()
         };
-        Arc::new(SourceFile {
-            number,
-            repository: ObjectId::default(),
-            trees: None,
-            file,
-            written: false,
-        })
+        let repository = (ObjectId::default(), None);
+        Arc::new(SourceFile::new(number, repository, file, false))
     }
 
     #[derive(Clone, Debug)]

@@ -72,7 +72,7 @@ impl OpenPoint {
             let known = inner.from.is_some();
             let nodes = inner.state.nodes.iter().filter(|_| known);
             let spooled = nodes.filter(|(_, node)| node.content().is_some_and(is_written));
-            spooled.map(|(number, _)| *number).collect()
+            spooled.map(|(number, _)| number).collect()
         };
         if spooled.is_empty() {
             return;

@@ -63,20 +63,17 @@ pub fn has_open_point(state_directory: &Path, id: ObjectId) -> bool {
 
 /// None when the point was sealed or discarded meanwhile, or nothing of it was written down yet.
 fn facts_of(directory: PathBuf) -> Result<Option<OpenPointFacts>> {
-    let changes = journal::peek(&directory)?;
+    let mut state = State::default();
+    journal::peek(&directory, &mut |change| state.apply(change, &|_| None))?;
     let Some(Change::Begin {
         repository,
         backup,
         started,
         facts,
-    }) = changes.first().cloned()
+    }) = state.begun
     else {
         return Ok(None);
     };
-    let mut state = State::default();
-    for change in changes {
-        state.apply(change, &|_| None);
-    }
     let named = state.nodes.values().filter(|node| !node.places.is_empty());
     let bytes = named.filter_map(OpenNode::content);
     Ok(Some(OpenPointFacts {

@@ -3,7 +3,7 @@
 
 use super::super::repositories::CompletePoint;
 use super::change::TOP;
-use super::state::{Body, OpenNode, State};
+use super::state::{Body, Name, OpenNode, State};
 use crate::point::{Content, Entry, File, Node};
 
 /// Compares one name with the point that this one is a copy of.
@@ -17,7 +17,8 @@ pub(super) fn rematch(state: &mut State, from: &CompletePoint, parent: u64, name
     let same = match (state.nodes.get_mut(&number), &entry) {
         (Some(node), entry) => {
             if let Body::Directory { twin, .. } = &mut node.body {
-                *twin = entry.as_ref().and_then(|entry| entry.tree().copied());
+                let tree = entry.as_ref().and_then(|entry| entry.tree().copied());
+                *twin = tree.map(Box::new);
             }
             entry.as_ref().is_some_and(|entry| is_same(node, entry))
         }
@@ -29,9 +30,9 @@ pub(super) fn rematch(state: &mut State, from: &CompletePoint, parent: u64, name
         return;
     };
     if let Some(known) = names.get_mut(name) {
-        state.matched -= u64::from(known.matched);
+        state.matched -= u64::from(known.matched());
         state.matched += u64::from(same);
-        known.matched = same;
+        *known = Name::new(known.node(), same);
     }
 }
 
@@ -42,7 +43,7 @@ pub(super) fn rematch_below(state: &mut State, from: &CompletePoint, directory: 
         let names: Vec<_> = match state.nodes.get(&parent).and_then(OpenNode::names) {
             Some(names) => names
                 .iter()
-                .map(|(name, known)| (name.clone(), known.node))
+                .map(|(name, known)| (name.clone(), known.node()))
                 .collect(),
             None => continue,
         };
@@ -62,7 +63,7 @@ pub(super) fn rematch_below(state: &mut State, from: &CompletePoint, directory: 
 /// Compares everything, with another point than before.
 pub(super) fn rematch_all(state: &mut State, from: &CompletePoint) {
     if let Some(Body::Directory { twin, .. }) = state.nodes.get_mut(&TOP).map(|top| &mut top.body) {
-        *twin = Some(from.point.record.tree);
+        *twin = Some(Box::new(from.point.record.tree));
     }
     rematch_below(state, from, TOP);
 }
@@ -70,7 +71,7 @@ pub(super) fn rematch_all(state: &mut State, from: &CompletePoint) {
 /// Compares every name of a node.
 pub(super) fn rematch_node(state: &mut State, from: &CompletePoint, node: u64) {
     let places = match state.nodes.get(&node) {
-        Some(node) => node.places.clone(),
+        Some(node) => node.places.to_vec(),
         None => return,
     };
     for (parent, name) in places {
@@ -100,11 +101,11 @@ fn is_same(node: &OpenNode, entry: &Entry) -> bool {
             let referred = || {
                 content
                     .whole_source()
-                    .map(|source| source.file.content.clone())
+                    .map(|source| source.file().into_owned().content)
             };
             content.size == 0
                 || content.segments.is_empty() && is_hole(&file.content)
-                || hash.is_some_and(|hash| is_hash_of(hash, file))
+                || hash.as_ref().is_some_and(|hash| is_hash_of(**hash, file))
                 || referred().is_some_and(|content| content == file.content)
         }
         _ => false,

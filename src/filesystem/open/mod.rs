@@ -1,10 +1,12 @@
 //! Open points: written by any tool, kept in memory and in a journal, until they are sealed.
 //!
 //! An open point is a list of changes. Each is written to the journal before it is answered, then applied to the
-//! entries in memory; a daemon that starts again applies the journal and goes on. Bytes that a tool writes lie in one
+//! entries in memory; a daemon that starts again applies the journal and goes on. The journal is written anew when it is
+//! much longer than what it tells of; what an entry costs in memory is told with the nodes. Bytes that a tool writes lie in one
 //! spool file for each node until they are stored behind its back; bytes that it copies from complete points are
 //! references, whose chunks are brought into the repository in the same way.
 
+mod anew;
 mod attributes;
 mod begin;
 mod bring;
@@ -12,11 +14,13 @@ mod change;
 mod content;
 mod copied;
 mod durable;
+mod few;
 mod gone;
 mod journal;
 mod list;
 mod matching;
 mod names;
+mod nodes;
 mod owners;
 mod punch;
 mod read;
@@ -27,6 +31,8 @@ mod spool;
 mod state;
 mod stream;
 mod stretch;
+#[cfg(test)]
+mod tests;
 mod waiting;
 mod write;
 
@@ -136,7 +142,7 @@ impl OpenPoint {
             .nodes
             .get(&node)
             .and_then(|node| node.places.first());
-        let name = place.map_or(&inner.state.name, |(_, name)| name);
+        let name = place.map_or(&inner.state.name[..], |(_, name)| name);
         String::from_utf8_lossy(name).into_owned()
     }
 
@@ -213,7 +219,7 @@ impl OpenPoint {
             let names = node.names().ok_or(Rule::NotADirectory)?;
             Ok(names
                 .iter()
-                .map(|(name, known)| (name.clone(), known.node))
+                .map(|(name, known)| (name.to_vec(), known.node()))
                 .collect())
         })?
     }
@@ -228,6 +234,7 @@ impl OpenPoint {
         inner.state.now = self.repository.catalog.repository().now();
         inner.state.apply(change, &find_trees(&self.repositories));
         self.hold(inner);
+        self.shorten_journal(inner);
         Ok(())
     }
 
@@ -277,7 +284,7 @@ impl OpenPoint {
     pub(super) fn unmatched(&self, limit: usize) -> Vec<String> {
         let inner = self.inner.lock();
         let names = inner.state.nodes.values().filter_map(OpenNode::names);
-        let unmatched = names.flatten().filter(|(_, name)| !name.matched);
+        let unmatched = names.flatten().filter(|(_, name)| !name.matched());
         unmatched
             .take(limit)
             .map(|(name, _)| String::from_utf8_lossy(name).into_owned())

@@ -6,7 +6,7 @@ use super::{Inner, OpenPoint, matching};
 use crate::error::{Error, Kind};
 use crate::filesystem::errno::{Answer, Rule};
 use crate::filesystem::repositories::CompletePoint;
-use crate::point::{Entry, Node as EntryNode, Owner};
+use crate::point::{Entry, Node as EntryNode, Owner, Xattr};
 use std::fs;
 use std::sync::Arc;
 
@@ -20,9 +20,21 @@ impl OpenPoint {
         facts: Facts,
         xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> Answer<u64> {
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
+        let inner = &mut *self.inner.lock();
+        self.make_in(inner, parent, name, made, facts, xattrs)
+    }
+
+    fn make_in(
+        &self,
+        inner: &mut Inner,
+        parent: u64,
+        name: &[u8],
+        made: Made,
+        facts: Facts,
+        xattrs: Vec<Xattr>,
+    ) -> Answer<u64> {
         Self::require_open(inner)?;
+        require_directory(&inner.state, parent)?;
         if inner.state.child(parent, name).is_some() {
             return Err(Rule::Exists.into());
         }
@@ -51,12 +63,11 @@ impl OpenPoint {
         parent: u64,
         name: &[u8],
     ) -> Answer<u64> {
+        // In one step: a source is found by its number only until the next one comes.
+        let inner = &mut *self.inner.lock();
+        Self::require_open(inner)?;
         let made = match &entry.node {
-            EntryNode::File(file) => {
-                let mut inner = self.inner.lock();
-                Self::require_open(&inner)?;
-                Made::Linked(self.source(&mut inner, point, file)?.0.number)
-            }
+            EntryNode::File(file) => Made::Linked(self.source(inner, point, file)?.0.number),
             EntryNode::Directory(_) => return Err(Rule::IsADirectory.into()),
             EntryNode::Symlink(target) => Made::Symlink(target.clone()),
             EntryNode::Block(device) | EntryNode::Character(device) => {
@@ -72,12 +83,10 @@ impl OpenPoint {
             gid: owner.gid,
             mtime: attributes.mtime,
         };
-        let node = self.make(parent, name, made, facts, attributes.xattrs.clone())?;
-        let mut inner = self.inner.lock();
-        if Self::require_open(&inner).is_ok() {
-            let owner = (*attributes.owner).clone();
-            self.change(&mut inner, Change::Owner { node, owner })?;
-        }
+        let xattrs = attributes.xattrs.clone();
+        let node = self.make_in(inner, parent, name, made, facts, xattrs)?;
+        let owner = (*attributes.owner).clone();
+        self.change(inner, Change::Owner { node, owner })?;
         Ok(node)
     }
 
@@ -114,6 +123,12 @@ impl OpenPoint {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         Self::require_open(inner)?;
+        require_directory(&inner.state, parent)?;
+        let known = inner.state.nodes.get(&node);
+        if known.is_none_or(|known| known.places.is_empty()) {
+            // The journal does not hold what has no name.
+            return Err(Rule::NoEntry.into());
+        }
         if inner.state.child(parent, name).is_some() {
             return Err(Rule::Exists.into());
         }
@@ -127,13 +142,13 @@ impl OpenPoint {
         Ok(())
     }
 
-    /// Removes a name: of a directory, which must be empty, or of anything else.
+    /// Removes a name: of a directory, which must be empty, or of anything else. Answers with the node that had it.
     pub(in crate::filesystem) fn remove(
         &self,
         parent: u64,
         name: &[u8],
         directory: bool,
-    ) -> Answer<()> {
+    ) -> Answer<u64> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         Self::require_open(inner)?;
@@ -148,7 +163,7 @@ impl OpenPoint {
         let name = name.to_vec();
         self.change(inner, Change::Remove { parent, name })?;
         self.drop_spool(inner, number);
-        Ok(())
+        Ok(number)
     }
 
     /// Somebody opens a node.
@@ -156,16 +171,27 @@ impl OpenPoint {
         *self.inner.lock().handles.entry(node).or_default() += 1;
     }
 
-    /// Somebody closes a node.
-    pub(in crate::filesystem) fn released(&self, node: u64) {
+    /// Somebody closes a node. Whether it has no name any more.
+    pub(in crate::filesystem) fn released(&self, node: u64) -> bool {
         let inner = &mut *self.inner.lock();
         let Some(handles) = inner.handles.get_mut(&node) else {
-            return;
+            return false;
         };
         *handles -= 1;
         if *handles == 0 {
             inner.handles.remove(&node);
             self.drop_spool(inner, node);
+        }
+        inner.state.is_unnamed(node)
+    }
+
+    /// The kernel knows this node no more. It goes if it has no name and is not open: nobody finds it again.
+    pub(in crate::filesystem) fn forget(&self, node: u64) {
+        let inner = &mut *self.inner.lock();
+        if inner.state.is_unnamed(node) && !inner.handles.contains_key(&node) {
+            inner.streaming.forget(node);
+            inner.state.forget(node);
+            self.hold(inner);
         }
     }
 
@@ -193,20 +219,22 @@ impl OpenPoint {
         }
     }
 
-    /// Renames within the point. With `keep` an existing name is not replaced.
+    /// Renames within the point. With `keep` an existing name is not replaced. Answers with the node that was
+    /// replaced.
     pub(in crate::filesystem) fn rename(
         &self,
         from: (u64, &[u8]),
         to: (u64, &[u8]),
         keep: bool,
-    ) -> Answer<()> {
+    ) -> Answer<Option<u64>> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         Self::require_open(inner)?;
         let node = inner.state.child(from.0, from.1).ok_or(Rule::NoEntry)?;
+        require_directory(&inner.state, to.0)?;
         let replaced = inner.state.child(to.0, to.1);
         if replaced == Some(node) && !keep {
-            return Ok(());
+            return Ok(None);
         }
         if inner.state.lies_in(to.0, node) {
             return Err(into_itself().into());
@@ -228,7 +256,7 @@ impl OpenPoint {
         if let Some((from, _)) = &inner.from {
             matching::rematch_below(&mut inner.state, from, node);
         }
-        Ok(())
+        Ok(replaced)
     }
 
     /// Two names of the point change places.
@@ -264,6 +292,15 @@ impl OpenPoint {
             }
         }
         Ok(())
+    }
+}
+
+/// Fails unless this is a directory that can hold names: one that was removed cannot.
+fn require_directory(state: &State, directory: u64) -> Answer<()> {
+    match state.nodes.get(&directory) {
+        Some(node) if node.names().is_none() => Err(Rule::NotADirectory.into()),
+        Some(_) if !state.is_unnamed(directory) => Ok(()),
+        _ => Err(Rule::NoEntry.into()),
     }
 }
 

@@ -19,17 +19,18 @@ impl OpenPoint {
         let repository = point.repository.catalog.repository().id();
         if let Some(last) = &inner.last_source
             && last.repository == repository
-            && last.file == *file
+            && *last.file() == *file
         {
             return Ok((last.clone(), false));
         }
-        let number = inner.state.sources.len() as u64;
+        let number = inner.state.next_source;
         let source = Change::Source {
             number,
             repository,
             file: file.clone(),
         };
         self.change(inner, source)?;
+        inner.state.forget_sources(Some(number));
         let source = inner.state.sources.get(&number).cloned();
         let source = source.ok_or(Rule::Stale)?;
         inner.last_source = Some(source.clone());

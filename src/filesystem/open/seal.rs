@@ -212,7 +212,7 @@ impl Referred {
     fn require(&self, open: &OpenPoint) -> Result<()> {
         let trees = &open.repository.trees;
         for (node, source) in self.files.values() {
-            if !is_there(trees, &source.file)? {
+            if !is_there(trees, &source.file())? {
                 source.trees()?;
                 return Err(lacking(open, *node, trees));
             }
@@ -267,7 +267,7 @@ impl Sealing<'_> {
                 mode: known.facts.mode,
                 owner: Arc::default(),
                 mtime: known.facts.mtime,
-                xattrs: known.xattrs.clone(),
+                xattrs: known.xattrs.to_vec(),
                 links,
                 link_group: match links {
                     1 => 0,
@@ -362,10 +362,10 @@ impl Sealing<'_> {
         }
         // A long list of chunks that were written here is not in pages yet.
         let ready = |source: &Arc<SourceFile>| {
-            !source.written || matches!(source.file.content, Content::One(_))
+            !source.written || matches!(source.file().content, Content::One(_))
         };
         if let Some(source) = content.whole_source().filter(ready) {
-            let file = source.file.clone();
+            let file = source.file().into_owned();
             let mut referred = self.referred.borrow_mut();
             referred.files.insert(source.number, (node, source));
             return Ok(file);

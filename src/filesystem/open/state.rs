@@ -2,34 +2,50 @@
 
 use super::change::{Change, Facts, Made, TOP};
 use super::content::{OpenContent, Place, Segment, SourceFile};
+use super::few::Few;
+use super::nodes::Nodes;
 use crate::clock::Time;
 use crate::id::ObjectId;
-use crate::point::{File, Owner, Tree, Trees};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::point::{File, Owner, Tree, Trees, Xattr};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// A name in a directory.
-#[derive(Debug)]
-pub(in crate::filesystem) struct Name {
-    pub node: u64,
-    /// Whether the point it is a copy of has the same name, type and content here.
-    pub matched: bool,
+/// A name in a directory: the number of its node, and in the highest bit whether the point it is a copy of has the
+/// same name, type and content here.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::filesystem) struct Name(u64);
+
+const MATCHED: u64 = 1 << 63;
+
+impl Name {
+    pub fn new(node: u64, matched: bool) -> Self {
+        Self(node & !MATCHED | if matched { MATCHED } else { 0 })
+    }
+
+    pub fn node(self) -> u64 {
+        self.0 & !MATCHED
+    }
+
+    pub fn matched(self) -> bool {
+        self.0 & MATCHED != 0
+    }
 }
 
 /// What a node is.
 #[derive(Debug)]
 pub(in crate::filesystem) enum Body {
     Directory {
-        names: BTreeMap<Vec<u8>, Name>,
+        /// Each is shared with the node's place.
+        names: BTreeMap<Arc<[u8]>, Name>,
         /// How many of them are directories.
         subdirectories: u32,
         /// The directory of the same path in the point that this one is a copy of.
-        twin: Option<Tree>,
+        twin: Option<Box<Tree>>,
     },
     File {
         content: OpenContent,
         /// BLAKE3 of the content, while it is known.
-        hash: Option<[u8; 32]>,
+        hash: Option<Box<[u8; 32]>>,
     },
     Symlink(Vec<u8>),
     Special(u32, u64),
@@ -44,11 +60,11 @@ pub(in crate::filesystem) struct OpenNode {
     pub atime: Time,
     /// When anything of it changed last, as far as this daemon has seen that.
     pub ctime: Time,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Box<[Xattr]>,
     /// The owner it had in the complete point it was linked from, with names.
     pub linked_owner: Option<Arc<Owner>>,
     /// Every directory and name it is found at; several for hard links, none once it was removed.
-    pub places: Vec<(u64, Vec<u8>)>,
+    pub places: Few<(u64, Arc<[u8]>)>,
 }
 
 impl OpenNode {
@@ -58,9 +74,9 @@ impl OpenNode {
             facts,
             atime: facts.mtime,
             ctime: now,
-            xattrs: Vec::new(),
+            xattrs: Box::default(),
             linked_owner: None,
-            places: Vec::new(),
+            places: Few::default(),
         }
     }
 
@@ -89,7 +105,7 @@ impl OpenNode {
     }
 
     /// The names in it, if it is a directory.
-    pub fn names(&self) -> Option<&BTreeMap<Vec<u8>, Name>> {
+    pub fn names(&self) -> Option<&BTreeMap<Arc<[u8]>, Name>> {
         match &self.body {
             Body::Directory { names, .. } => Some(names),
             _ => None,
@@ -99,12 +115,12 @@ impl OpenNode {
     /// The directory that it is a copy of, if it is one.
     pub fn twin(&self) -> Option<Tree> {
         match &self.body {
-            Body::Directory { twin, .. } => *twin,
+            Body::Directory { twin, .. } => twin.as_deref().copied(),
             _ => None,
         }
     }
 
-    fn names_mut(&mut self) -> Option<&mut BTreeMap<Vec<u8>, Name>> {
+    fn names_mut(&mut self) -> Option<&mut BTreeMap<Arc<[u8]>, Name>> {
         match &mut self.body {
             Body::Directory { names, .. } => Some(names),
             _ => None,
@@ -118,17 +134,24 @@ pub(in crate::filesystem) type FindTrees<'a> = &'a dyn Fn(ObjectId) -> Option<Ar
 /// The entries of an open point.
 #[derive(Debug, Default)]
 pub(in crate::filesystem) struct State {
+    /// The first change, as the journal has it.
+    pub begun: Option<Change>,
     pub name: Vec<u8>,
     /// The time of what is applied. The journal does not say it: there it is when the journal was read.
     pub now: Time,
-    pub nodes: HashMap<u64, OpenNode>,
+    pub nodes: Nodes,
     /// The number of the next node.
     pub next: u64,
     /// Names in all directories.
     pub entries: u64,
     /// Of them, those that the point it is a copy of has too.
     pub matched: u64,
+    /// What may still be referred to by number: while a journal is read everything, later only what came last.
     pub sources: HashMap<u64, Arc<SourceFile>>,
+    /// The number of the next source.
+    pub next_source: u64,
+    /// Owners that nodes were linked with, each once.
+    pub owners: HashSet<Arc<Owner>>,
     /// The point it is a copy of, as the journal names it.
     pub from: Option<(ObjectId, ObjectId, u64)>,
     /// What it was about to become when the journal ended.
@@ -155,9 +178,9 @@ impl State {
             Change::Begin {
                 repository, facts, ..
             } => {
+                self.begun = Some(change);
                 self.repository = repository;
-                let body = self.body(Made::Directory);
-                self.nodes.insert(TOP, OpenNode::new(body, facts, self.now));
+                self.add(TOP, Made::Directory, facts);
                 self.next = TOP + 1;
             }
             Change::Name(name) => self.name = name,
@@ -173,13 +196,11 @@ impl State {
                 made,
                 facts,
             } => {
-                let body = self.body(made);
-                self.nodes
-                    .insert(node, OpenNode::new(body, facts, self.now));
-                self.next = self.next.max(node + 1);
-                self.enter(parent, name, node);
+                self.add(node, made, facts);
+                self.next = self.next.max(node.saturating_add(1));
+                self.enter(parent, name.into(), node);
             }
-            Change::Link { parent, name, node } => self.enter(parent, name, node),
+            Change::Link { parent, name, node } => self.enter(parent, name.into(), node),
             Change::Remove { parent, name } => {
                 self.leave(parent, &name);
             }
@@ -191,7 +212,7 @@ impl State {
             } => {
                 if let Some(node) = self.leave(parent, &name) {
                     self.leave(new_parent, &new_name);
-                    self.enter(new_parent, new_name, node);
+                    self.enter(new_parent, new_name.into(), node);
                 }
             }
             Change::Exchange {
@@ -203,8 +224,8 @@ impl State {
                 if let Some(one) = self.leave(parent, &name)
                     && let Some(other) = self.leave(new_parent, &new_name)
                 {
-                    self.enter(new_parent, new_name, one);
-                    self.enter(parent, name, other);
+                    self.enter(new_parent, new_name.into(), one);
+                    self.enter(parent, name.into(), other);
                 }
             }
             Change::Facts { node, facts } => {
@@ -215,8 +236,9 @@ impl State {
             }
             Change::Xattr { node, name, value } => self.set_xattr(node, name, value),
             Change::Owner { node, owner } => {
+                let owner = self.shared_owner(owner);
                 if let Some(node) = self.nodes.get_mut(&node) {
-                    node.linked_owner = Some(Arc::new(owner));
+                    node.linked_owner = Some(owner);
                 }
             }
             Change::Size { node, size } => self.content(node, |content| content.resize(size)),
@@ -244,13 +266,8 @@ impl State {
                 repository,
                 file,
             } => {
-                let source = SourceFile {
-                    number,
-                    repository,
-                    trees: find(repository),
-                    file,
-                    written: false,
-                };
+                let source = SourceFile::new(number, (repository, find(repository)), file, false);
+                self.next_source = self.next_source.max(number.saturating_add(1));
                 self.sources.insert(number, Arc::new(source));
             }
             Change::Reference {
@@ -278,18 +295,13 @@ impl State {
 
     /// Bytes of the spool are referred to from now on, as the chunks that they have become.
     fn store(&mut self, node: u64, begin: u64, file: File, find: FindTrees<'_>) {
-        let source = SourceFile {
-            number: STORED + self.stored,
-            repository: self.repository,
-            trees: find(self.repository),
-            file,
-            written: true,
-        };
+        let repository = (self.repository, find(self.repository));
+        let source = SourceFile::new(STORED + self.stored, repository, file, true);
         self.stored += 1;
         self.with_content(node, |content, _| {
             content.stored(Segment {
                 begin,
-                length: source.file.size,
+                length: source.size(),
                 place: Place::Source(Arc::new(source), 0),
             });
         });
@@ -299,7 +311,7 @@ impl State {
     pub fn hashed(&mut self, node: u64, upto: u64, hasher: &blake3::Hasher) {
         self.with_content(node, |content, hash| {
             if content.size == upto {
-                *hash = Some(*hasher.finalize().as_bytes());
+                *hash = Some(Box::new(*hasher.finalize().as_bytes()));
             }
         });
     }
@@ -307,9 +319,44 @@ impl State {
     /// Nobody will read this node any more: what it has in the spool is given up.
     pub fn give_up(&mut self, node: u64) {
         self.with_content(node, |content, _| {
-            content.segments.clear();
+            content.segments = Few::default();
             content.spooled = 0;
         });
+    }
+
+    /// Whether this node is there and has no name. The top needs none.
+    pub fn is_unnamed(&self, number: u64) -> bool {
+        let node = self.nodes.get(&number);
+        number != TOP && node.is_some_and(|node| node.places.is_empty())
+    }
+
+    /// Forgets a node that has no name.
+    pub fn forget(&mut self, number: u64) {
+        if self.is_unnamed(number) {
+            self.give_up(number);
+            self.nodes.remove(&number);
+        }
+    }
+
+    /// Forgets every node that has no name: whoever had it open is gone.
+    pub fn forget_unnamed(&mut self) {
+        let nodes = self.nodes.iter().filter(|(_, node)| node.places.is_empty());
+        let unnamed: Vec<_> = nodes.map(|(number, _)| number).collect();
+        unnamed.into_iter().for_each(|number| self.forget(number));
+    }
+
+    fn add(&mut self, number: u64, made: Made, facts: Facts) {
+        let node = OpenNode::new(self.body(made), facts, self.now);
+        self.nodes.insert(number, node);
+    }
+
+    fn shared_owner(&mut self, owner: Owner) -> Arc<Owner> {
+        if let Some(known) = self.owners.get(&owner) {
+            return known.clone();
+        }
+        let owner = Arc::new(owner);
+        self.owners.insert(owner.clone());
+        owner
     }
 
     fn body(&self, made: Made) -> Body {
@@ -333,7 +380,7 @@ impl State {
         }
     }
 
-    fn enter(&mut self, parent: u64, name: Vec<u8>, number: u64) {
+    fn enter(&mut self, parent: u64, name: Arc<[u8]>, number: u64) {
         let Some(node) = self.nodes.get_mut(&number) else {
             return;
         };
@@ -349,11 +396,7 @@ impl State {
             return;
         };
         *subdirectories += u32::from(directory);
-        let entry = Name {
-            node: number,
-            matched: false,
-        };
-        if names.insert(name, entry).is_none() {
+        if names.insert(name, Name::new(number, false)).is_none() {
             self.entries += 1;
         }
     }
@@ -362,11 +405,11 @@ impl State {
         let names = self.nodes.get_mut(&parent)?.names_mut()?;
         let left = names.remove(name)?;
         self.entries -= 1;
-        self.matched -= u64::from(left.matched);
+        self.matched -= u64::from(left.matched());
         let mut directory = false;
-        if let Some(node) = self.nodes.get_mut(&left.node) {
+        if let Some(node) = self.nodes.get_mut(&left.node()) {
             node.places
-                .retain(|(at, known)| *at != parent || known != name);
+                .change(|places| places.retain(|(at, known)| *at != parent || **known != *name));
             node.ctime = self.now;
             directory = node.names().is_some();
         }
@@ -375,7 +418,7 @@ impl State {
         {
             *subdirectories = subdirectories.saturating_sub(u32::from(directory));
         }
-        Some(left.node)
+        Some(left.node())
     }
 
     fn content(&mut self, node: u64, change: impl FnOnce(&mut OpenContent)) {
@@ -383,20 +426,17 @@ impl State {
             change(content);
             *hash = None;
         });
-        if let Some(OpenNode {
-            body: Body::File { .. },
-            ctime,
-            ..
-        }) = self.nodes.get_mut(&node)
-        {
-            *ctime = self.now;
+        let now = self.now;
+        let known = self.nodes.get_mut(&node);
+        if let Some(node) = known.filter(|node| node.content().is_some()) {
+            node.ctime = now;
         }
     }
 
     fn with_content(
         &mut self,
         number: u64,
-        change: impl FnOnce(&mut OpenContent, &mut Option<[u8; 32]>),
+        change: impl FnOnce(&mut OpenContent, &mut Option<Box<[u8; 32]>>),
     ) {
         let Some(node) = self.nodes.get_mut(&number) else {
             return;
@@ -418,33 +458,47 @@ impl State {
             return;
         };
         node.ctime = self.now;
-        let place = node.xattrs.binary_search_by(|(known, _)| known.cmp(&name));
+        let mut xattrs = std::mem::take(&mut node.xattrs).into_vec();
+        let place = xattrs.binary_search_by(|(known, _)| known.cmp(&name));
         match (place, value) {
-            (Ok(place), Some(value)) => node.xattrs[place].1 = value,
+            (Ok(place), Some(value)) => xattrs[place].1 = value,
             (Ok(place), None) => {
-                node.xattrs.remove(place);
+                xattrs.remove(place);
             }
-            (Err(place), Some(value)) => node.xattrs.insert(place, (name, value)),
+            (Err(place), Some(value)) => xattrs.insert(place, (name, value)),
             (Err(_), None) => {}
         }
+        node.xattrs = xattrs.into();
     }
 
-    /// Whether it ever referred to what is in a repository.
-    pub fn refers(&self) -> bool {
-        self.stored > 0 || !self.sources.is_empty()
+    /// Nothing but this source is referred to by number any more; what others refer to they hold.
+    pub fn forget_sources(&mut self, but: Option<u64>) {
+        self.sources.retain(|number, _| Some(*number) == but);
+        self.sources.shrink_to_fit();
     }
 
-    /// Everything that is referred to, in the order in which it was copied.
+    /// Every file of a complete point that is referred to, in the order in which it was copied.
     pub fn sources_in_order(&self) -> Vec<Arc<SourceFile>> {
-        let mut sources: Vec<_> = self.sources.values().cloned().collect();
+        let mut sources: Vec<Arc<SourceFile>> = Vec::new();
+        for content in self.nodes.values().filter_map(OpenNode::content) {
+            for segment in content.segments.iter() {
+                if let Place::Source(source, _) = &segment.place
+                    && !source.written
+                    && sources.last().map(|last| last.number) != Some(source.number)
+                {
+                    sources.push(source.clone());
+                }
+            }
+        }
         sources.sort_unstable_by_key(|source| source.number);
+        sources.dedup_by_key(|source| source.number);
         sources
     }
 
     /// The node of a name in a directory.
     pub fn child(&self, parent: u64, name: &[u8]) -> Option<u64> {
         let names = self.nodes.get(&parent)?.names()?;
-        names.get(name).map(|name| name.node)
+        names.get(name).map(|name| name.node())
     }
 
     /// The names that lead from the top to a node, by its first place.
@@ -452,7 +506,7 @@ impl State {
         let mut path = Vec::new();
         while node != TOP {
             let (parent, name) = self.nodes.get(&node)?.places.first()?;
-            path.push(name.clone());
+            path.push(name.to_vec());
             node = *parent;
             // Only a damaged journal leads in circles.
             if path.len() > self.nodes.len() {

@@ -186,6 +186,12 @@ impl Streaming {
         }
     }
 
+    /// A node is gone: what is in hand of it is of no use, nor is its hash.
+    pub fn forget(&mut self, node: u64) {
+        self.mark(node, &(0..u64::MAX));
+        self.hashes.remove(&node);
+    }
+
     /// The hash of a file's first bytes, and how many they are.
     pub fn hash(&self, node: u64) -> Option<(u64, blake3::Hasher)> {
         self.hashes.get(&node).cloned()
@@ -324,7 +330,7 @@ impl OpenPoint {
         let Some(content) = known.content() else {
             return Ok(None);
         };
-        let name = known.places.first().map(|(_, name)| name.clone());
+        let name = known.places.first().map(|(_, name)| name.to_vec());
         let mut range = found.range;
         let mut ends = found.ends;
         if !found.whole && length(&range) > STRETCH_BYTES {
@@ -421,6 +427,7 @@ impl OpenPoint {
         }
         inner.streaming.let_go_of_empty(node);
         self.hold(inner);
+        self.shorten_journal(inner);
         Ok(kept)
     }
 

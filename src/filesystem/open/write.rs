@@ -8,6 +8,7 @@ use super::state::{Body, OpenNode};
 use super::{Inner, OpenPoint, Stage};
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::errno::{Answer, Rule};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -69,24 +70,37 @@ impl OpenPoint {
     /// it grows again. What was stored then is released now.
     pub(super) fn trim_spools(&self) -> Result<()> {
         let inner = &mut *self.inner.lock();
-        let mut gone = Vec::new();
-        for (number, node) in &inner.state.nodes {
-            let Some(content) = node.content() else {
-                continue;
-            };
-            if node.places.is_empty() || content.spooled == 0 {
-                // Whoever had it open is gone.
-                let _ = fs::remove_file(self.spool_path(*number));
-                gone.extend(node.places.is_empty().then_some(*number));
-                continue;
-            }
+        inner.state.forget_unnamed();
+        self.remove_spools_but(&inner.state.written)?;
+        for number in &inner.state.written {
+            let content = inner.state.nodes.get(number).and_then(OpenNode::content);
+            let Some(content) = content else { continue };
             let mut segments = content.segments.iter().rev();
             let last = segments.find(|segment| matches!(segment.place, Place::Spool));
             self.cut_spool(*number, last.map_or(0, Segment::end))?;
             self.clear_gaps(*number, content)?;
         }
-        gone.iter().for_each(|node| inner.state.give_up(*node));
         self.hold(inner);
+        Ok(())
+    }
+
+    /// Removes the spool files of all other nodes: of what was stored, and of what has no name any more.
+    fn remove_spools_but(&self, kept: &BTreeSet<u64>) -> Result<()> {
+        let directory = self.directory.join("spool");
+        let failed = |error| Error::io(format_args!("reading {}", directory.display()), error);
+        let found = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(failed)?,
+        };
+        for entry in found {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
+            if number.is_some_and(|number| !kept.contains(&number)) {
+                // One that stays takes space until the point is sealed.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         Ok(())
     }
 
@@ -221,7 +235,7 @@ impl OpenPoint {
         }) = inner.state.nodes.get_mut(&node)
             && content.changes == changes
         {
-            *known = hash;
+            *known = hash.map(Box::new);
         }
         self.rematch_node(inner, node);
     }
@@ -254,8 +268,8 @@ impl OpenPoint {
             let Body::File { content, hash } = &inner.state.nodes.get(&node)?.body else {
                 return None;
             };
-            if hash.is_some() {
-                return *hash;
+            if let Some(hash) = hash {
+                return Some(**hash);
             }
             inner.streaming.hash(node)?;
             content.size
