@@ -45,6 +45,7 @@ pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
 use crate::point::Catalog;
+use crate::repository::KeptFrames;
 use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
@@ -126,6 +127,8 @@ pub struct FileSystem {
     small_files: SmallFiles,
     hidden_links: latest::Hidden,
     problems: Arc<Problems>,
+    /// What tools read from one repository, in case they write it into another.
+    kept_frames: Option<Arc<KeptFrames>>,
     /// Counters, for whoever speaks with the kernel.
     pub metrics: Metrics,
 }
@@ -139,6 +142,11 @@ impl std::fmt::Debug for FileSystem {
 impl FileSystem {
     /// The tree of these repositories, each with its name in the root.
     pub fn new(repositories: Vec<(String, Arc<Catalog>)>, options: Options) -> Self {
+        let mounted = repositories.iter();
+        let mounted: Vec<_> = mounted
+            .map(|(_, catalog)| catalog.repository().clone())
+            .collect();
+        let kept_frames = KeptFrames::between(&mounted);
         let repositories: Vec<_> = repositories
             .into_iter()
             .map(|(name, catalog)| Arc::new(MountedRepository::new(name, catalog)))
@@ -162,6 +170,7 @@ impl FileSystem {
             small_files: SmallFiles::default(),
             hidden_links: latest::Hidden::default(),
             problems,
+            kept_frames,
             metrics: Metrics::default(),
             options,
         };
