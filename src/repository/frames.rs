@@ -254,7 +254,18 @@ impl Repository {
                 .collect();
             let mut locks: Vec<_> = slots.iter().map(|slot| slot.try_lock()).collect();
             for (span, lock) in run.iter().zip(&mut locks) {
-                lock.take_if(|slot| slot.as_ref().is_some_and(|frame| is_whole(span, frame)));
+                let is_there = |slot: &Option<Frame>| {
+                    let frame = slot.as_ref();
+                    frame.is_some_and(|frame| is_whole(span, frame))
+                };
+                if let Some(slot) = lock
+                    && !is_there(slot)
+                    && let Some(payload) = self.kept_payload(location, span)
+                {
+                    let plain = self.decompressed(location, span, payload, span.plain_bytes());
+                    **slot = plain.ok().map(Arc::new);
+                }
+                lock.take_if(|slot| is_there(slot));
             }
             let Some(first) = locks.iter().position(Option::is_some) else {
                 continue;
