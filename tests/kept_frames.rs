@@ -3,7 +3,7 @@
 
 use crate::engine::{Bench, assert_clean};
 use crate::mount::{Mount, back_up, catalog, run, same_trees};
-use crate::mount_writes::{mount_both, settings};
+use crate::mount_writes::{becomes_complete, mount_both, settings};
 use keepfs::error::Kind;
 use keepfs::repository::Settings;
 use keepfs::store::MemoryStore;
@@ -162,15 +162,23 @@ fn what_a_copy_lacks_at_its_end_is_not_read_from_the_source_again() {
         for n in 0..200 {
             std::fs::write(source.join(format!("{n}.txt")), text(&format!("{n}"), 9000)).unwrap();
         }
+        std::fs::write(source.join("last"), "").unwrap();
     });
     let mount = pair.mount();
-    rsync(&mount, "primary/host/point", "offsite/host/point.partial");
-    let host = mount.path().join("offsite/host");
-    let never = 0..u64::MAX;
-    let reads = &[Verb::Get, Verb::GetRange];
-    pair.store
-        .fail_at(reads, "packs/data", never, Kind::Unreachable);
-    std::fs::rename(host.join("point.partial"), host.join("point")).unwrap();
+    let (point, host) = ("primary/host/point", mount.path().join("offsite/host"));
+    let shown = mount.path().display();
+    run(&format!(
+        "rsync -a --exclude=last '{shown}/{point}' '{shown}/offsite/host/'"
+    ));
+    pair.store.fail_at(
+        &[Verb::Get, Verb::GetRange],
+        "packs/data",
+        0..u64::MAX,
+        Kind::Unreachable,
+    );
+    // Now it is whole, and what was not stored yet is brought.
+    std::fs::write(host.join("point/last"), "").unwrap();
+    assert!(becomes_complete(&host.join("point")));
     pair.store.heal();
     assert!(metric(&mount, "reread_total") > 0);
     assert!(metric(&mount, "missed_total") <= 4, "runs may be parted");
