@@ -8,6 +8,7 @@ use keepfs::error::Kind;
 use keepfs::repository::Settings;
 use keepfs::store::MemoryStore;
 use keepfs::store::faults::{FaultyStore, Verb};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,12 +17,14 @@ const MIB: usize = 1 << 20;
 /// Bytes that compress to a fifth or so, and less the more one tries.
 fn text(name: &str, length: usize) -> Vec<u8> {
     let mut noise = blake3::Hasher::new().update(name.as_bytes()).finalize_xof();
-    let mut bytes = Vec::with_capacity(length + 80);
-    let mut word = [0; 4];
+    let mut bytes = Vec::with_capacity(length + 1024);
+    let mut words = [0; 64];
     while bytes.len() < length {
-        noise.fill(&mut word);
-        let [a, b, c, d] = word;
-        bytes.extend_from_slice(format!("{a:03} of {:02} to {c} by {}\n", b / 4, d % 7).as_bytes());
+        noise.fill(&mut words);
+        for word in words.chunks(4) {
+            let [a, b, c, d] = [word[0], word[1] / 4, word[2], word[3] % 7];
+            writeln!(bytes, "{a:03} of {b:02} to {c} by {d}").unwrap();
+        }
     }
     bytes.truncate(length);
     bytes
@@ -41,7 +44,7 @@ impl Pair {
         let source = tempfile::tempdir().unwrap();
         fill(source.path());
         let well = Settings {
-            level: 13,
+            level: 9,
             pack_bytes: 4 << 20,
             ..settings()
         };
@@ -108,7 +111,7 @@ fn copy(pair: &Pair) -> (Mount, u64, u64) {
 }
 
 fn write_large(source: &Path) {
-    for (name, mib) in [("stream", 20), ("a", 3), ("b", 2), ("c", 5)] {
+    for (name, mib) in [("stream", 12), ("a", 3), ("b", 2)] {
         std::fs::write(source.join(name), text(name, mib * MIB + 1234)).unwrap();
     }
 }
@@ -121,7 +124,7 @@ fn frames_of_large_files_are_moved_by_rsync() {
     eprintln!("{there} {here}");
     // Runs of short chunks may be parted where a stretch of the stream ends.
     assert!(missed * 50 <= moved, "{moved} moved, {missed} compressed");
-    assert!(moved >= 30 * 4, "{moved}");
+    assert!(moved >= 17 * 4, "{moved}");
     assert!(here.abs_diff(there) * 100 <= there, "{there} became {here}");
     drop(mount);
     assert_clean("moved", &pair.offsite.open());

@@ -366,10 +366,11 @@ mod tests {
         for at in (0..whole.len()).step_by(whole.len() / 200 + 1) {
             let kept = KeptFrames::new(1 << 20);
             keep(&kept, 0, &plain);
-            let held = &mut *kept.held.lock();
-            let compressed = held.frames.peek_mut(&key(0)).unwrap().compressed.as_mut();
-            Arc::get_mut(&mut compressed.unwrap().bytes).unwrap()[at] ^= 0x10;
-            let _ = held;
+            {
+                let held = &mut *kept.held.lock();
+                let compressed = held.frames.peek_mut(&key(0)).unwrap().compressed.as_mut();
+                Arc::get_mut(&mut compressed.unwrap().bytes).unwrap()[at] ^= 0x10;
+            }
             assert_eq!(kept.payload_at(&key(0)), None, "{at}");
             // Bits that say nothing of the content may differ.
             if let Some(payload) = kept.payload_of(&plain) {
