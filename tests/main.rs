@@ -29,6 +29,7 @@ mod hostile_contents;
 mod hostile_graphs;
 mod idioms;
 mod index_cache;
+mod kept_frames;
 mod keyring;
 mod kills;
 mod marks;

@@ -44,7 +44,11 @@ impl FileSystem {
                 }
                 self.problems.text()
             }
-            ControlFile::Metrics => self.metrics.text(&self.open_points.spool().facts()),
+            ControlFile::Metrics => {
+                let kept = self.kept_frames.as_ref().map(|kept| kept.facts());
+                let spool = self.open_points.spool().facts();
+                self.metrics.text(&spool, &kept.unwrap_or_default())
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Counters of the mount, as Prometheus reads them.
 
 use super::open::SpoolFacts;
+use crate::repository::KeptFacts;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,7 +19,7 @@ impl Metrics {
     }
 
     /// Prometheus text.
-    pub(super) fn text(&self, spool: &SpoolFacts) -> String {
+    pub(super) fn text(&self, spool: &SpoolFacts, kept: &KeptFacts) -> String {
         let mut text = String::from(
             "# HELP keepfs_fuse_requests_total Requests of the kernel since the mount.\n\
              # TYPE keepfs_fuse_requests_total counter\n",
@@ -54,6 +55,36 @@ impl Metrics {
                 "gauge",
                 "Bytes in memory between the spool and the packs.",
                 spool.in_memory,
+            ),
+            (
+                "keepfs_kept_frames_bytes",
+                "gauge",
+                "Compressed frames in memory that were read from one of several repositories.",
+                kept.bytes,
+            ),
+            (
+                "keepfs_kept_frames_limit_bytes",
+                "gauge",
+                "Bytes that they may take; 0 where one repository is mounted.",
+                kept.bytes_max,
+            ),
+            (
+                "keepfs_kept_frames_moved_total",
+                "counter",
+                "Frames that a tool read from one repository and wrote into another, stored as they were.",
+                kept.moved,
+            ),
+            (
+                "keepfs_kept_frames_missed_total",
+                "counter",
+                "Frames of data that were compressed where several repositories are mounted.",
+                kept.missed,
+            ),
+            (
+                "keepfs_kept_frames_reread_total",
+                "counter",
+                "Frames that readers and copies took from memory compressed, and not from the store again.",
+                kept.reread,
             ),
         ] {
             writeln!(

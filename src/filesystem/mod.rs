@@ -48,6 +48,7 @@ pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
 use crate::point::Catalog;
+use crate::repository::KeptFrames;
 use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
@@ -134,6 +135,8 @@ pub struct FileSystem {
     small_files: SmallFiles,
     hidden_links: latest::Hidden,
     problems: Arc<Problems>,
+    /// What tools read from one repository, in case they write it into another.
+    kept_frames: Option<Arc<KeptFrames>>,
     /// Counters, for whoever speaks with the kernel.
     pub metrics: Metrics,
 }
@@ -147,6 +150,11 @@ impl std::fmt::Debug for FileSystem {
 impl FileSystem {
     /// The tree of these repositories, each with its name in the root.
     pub fn new(repositories: Vec<(String, Arc<Catalog>)>, options: Options) -> Self {
+        let all = repositories.iter();
+        let all: Vec<_> = all
+            .map(|(_, catalog)| catalog.repository().clone())
+            .collect();
+        let kept_frames = KeptFrames::between(&all);
         let owners = Arc::new(ShownOwners::new(options.numeric_owners, &options.clock));
         let mounted = |(name, catalog)| MountedRepository::new(name, catalog, owners.clone());
         let repositories: Vec<_> = repositories
@@ -172,6 +180,7 @@ impl FileSystem {
             small_files: SmallFiles::default(),
             hidden_links: latest::Hidden::default(),
             problems,
+            kept_frames,
             metrics: Metrics::default(),
             options,
         };

@@ -1,20 +1,22 @@
-//! Reading: chunk to index to frame, through a cache of decompressed frames that is bounded in bytes.
+//! Reading: chunk to index to frame, through a cache of decompressed frames that is bounded in bytes. Where several
+//! repositories are mounted, compressed frames are kept behind it.
 
 use super::index::Location;
-use super::pack::{FrameSpan, PackReader, Payload};
+use super::kept::{KeptFrames, Key};
+use super::pack::{FrameSpan, PackReader, Payload, decompress, decompress_begin};
 use super::{Access, Repository};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
-use crate::store::names::Name;
+use crate::store::names::{Name, PackKind};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// A decompressed frame, or the first bytes of it.
 pub type Frame = Arc<Vec<u8>>;
-type Key = (ObjectId, u32);
 type Slot = Arc<Mutex<Option<Frame>>>;
 
 /// Frames with their decompressed lengths; one of which only the first bytes are there counts as whole.
@@ -33,20 +35,46 @@ const FETCH_BYTES_MAX: u64 = 8 << 20;
 /// Decompressed frames, least recently used first out. A frame that several readers want is read once.
 #[derive(Debug)]
 pub(crate) struct FrameCache {
-    bytes_max: u64,
+    bytes_max: AtomicU64,
     frames: Mutex<Held>,
     readers: Mutex<LruCache<ObjectId, Arc<PackReader>>>,
+    /// Where several repositories are mounted.
+    kept: OnceLock<Arc<KeptFrames>>,
 }
 
 impl FrameCache {
     pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
-            bytes_max,
+            bytes_max: AtomicU64::new(bytes_max),
             frames: Mutex::new(Held {
                 frames: LruCache::unbounded(),
                 bytes: 0,
             }),
             readers: Mutex::new(LruCache::new(READERS_MAX)),
+            kept: OnceLock::new(),
+        }
+    }
+
+    /// From now on compressed frames are kept there; so many bytes less are for decompressed ones.
+    pub(super) fn keep_in(&self, kept: &Arc<KeptFrames>, bytes: u64) {
+        if self.kept.set(kept.clone()).is_ok() {
+            self.bytes_max.fetch_sub(bytes, Relaxed);
+        }
+    }
+
+    /// Where compressed frames are kept.
+    pub(super) fn kept(&self) -> Option<&KeptFrames> {
+        self.kept.get().map(Arc::as_ref)
+    }
+
+    /// The same for the pack that `location` names: tree pages are not kept.
+    fn kept_of(&self, location: &Location) -> Option<&KeptFrames> {
+        self.kept().filter(|_| location.pack.kind == PackKind::Data)
+    }
+
+    fn note(&self, location: &Location, span: &FrameSpan) {
+        if let Some(kept) = self.kept_of(location) {
+            kept.note(location, span);
         }
     }
 
@@ -63,7 +91,7 @@ impl FrameCache {
         let slot = Slot::default();
         frames.put(key, (slot.clone(), plain_bytes));
         *held += u64::from(plain_bytes);
-        while *held > self.bytes_max && frames.len() > 1 {
+        while *held > self.bytes_max.load(Relaxed) && frames.len() > 1 {
             let (_, (_, bytes)) = frames.pop_lru().expect("more than one frame is there");
             *held -= u64::from(bytes);
         }
@@ -147,18 +175,56 @@ impl Repository {
             .slot((location.pack.id, span.number), span.plain_bytes());
         let mut filled = slot.lock();
         let upto = match &*filled {
-            Some(frame) if frame.len() >= upto as usize => return Ok(frame.clone()),
+            Some(frame) if frame.len() >= upto as usize => {
+                self.frames.note(location, span);
+                return Ok(frame.clone());
+            }
             Some(_) => span.plain_bytes(),
             None => upto,
         };
-        let bytes = self.stored(location, span.object_range())?;
-        let frame = Arc::new(self.frames.reader(&self.access, location)?.plain_begin(
-            span,
-            bytes.into(),
-            upto,
-        )?);
+        let payload = match self.kept_payload(location, span) {
+            Some(payload) => payload,
+            None => {
+                let bytes = self.stored(location, span.object_range())?;
+                let reader = self.frames.reader(&self.access, location)?;
+                reader.payload(span, bytes.into())?
+            }
+        };
+        let frame = Arc::new(self.decompressed(location, span, payload, upto)?);
+        self.frames.note(location, span);
         *filled = Some(frame.clone());
         Ok(frame)
+    }
+
+    fn kept_payload(&self, location: &Location, span: &FrameSpan) -> Option<Payload> {
+        let kept = self.frames.kept_of(location)?;
+        kept.payload_at(&(location.pack.id, span.number))
+    }
+
+    /// At least the first `upto` plain bytes of a frame. One that is decompressed whole is kept compressed as well.
+    fn decompressed(
+        &self,
+        location: &Location,
+        span: &FrameSpan,
+        payload: Payload,
+        upto: u32,
+    ) -> Result<Vec<u8>> {
+        let named = |error: Error| {
+            error.context(format_args!(
+                "frame {} of pack {}",
+                span.number, location.pack.id
+            ))
+        };
+        if upto < span.plain_bytes() {
+            return decompress_begin(payload, upto as usize).map_err(named);
+        }
+        let Some(kept) = self.frames.kept_of(location) else {
+            return decompress(payload).map_err(named);
+        };
+        let compressed = (!payload.is_raw()).then(|| payload.bytes.clone());
+        let plain = decompress(payload).map_err(named)?;
+        kept.keep((location.pack.id, span.number), &plain, compressed);
+        Ok(plain)
     }
 
     /// At least the first `upto` bytes of the frame if they are in memory; never waits.
@@ -168,8 +234,10 @@ impl Repository {
             let (slot, _) = guard.frames.get(&(location.pack.id, span.number))?;
             slot.clone()
         };
-        let filled = slot.try_lock()?;
-        filled.clone().filter(|frame| frame.len() >= upto as usize)
+        let frame = slot.try_lock()?.clone();
+        let frame = frame.filter(|frame| frame.len() >= upto as usize)?;
+        self.frames.note(location, span);
+        Some(frame)
     }
 
     /// Reads these frames of one pack (ascending, gaps allowed) into the cache with as few requests as sense makes.
@@ -186,7 +254,18 @@ impl Repository {
                 .collect();
             let mut locks: Vec<_> = slots.iter().map(|slot| slot.try_lock()).collect();
             for (span, lock) in run.iter().zip(&mut locks) {
-                lock.take_if(|slot| slot.as_ref().is_some_and(|frame| is_whole(span, frame)));
+                let is_there = |slot: &Option<Frame>| {
+                    let frame = slot.as_ref();
+                    frame.is_some_and(|frame| is_whole(span, frame))
+                };
+                if let Some(slot) = lock
+                    && !is_there(slot)
+                    && let Some(payload) = self.kept_payload(location, span)
+                {
+                    let plain = self.decompressed(location, span, payload, span.plain_bytes());
+                    **slot = plain.ok().map(Arc::new);
+                }
+                lock.take_if(|slot| is_there(slot));
             }
             let Some(first) = locks.iter().position(Option::is_some) else {
                 continue;
@@ -206,29 +285,35 @@ impl Repository {
                 let range = span.object_range();
                 let stored =
                     bytes[(range.start - base) as usize..(range.end - base) as usize].to_vec();
-                if let Ok(plain) = reader.plain(span, stored) {
+                let payload = reader.payload(span, stored);
+                let plain = payload.and_then(|payload| {
+                    self.decompressed(location, span, payload, span.plain_bytes())
+                });
+                if let Ok(plain) = plain {
                     *slot = Some(Arc::new(plain));
                 }
             }
         }
     }
 
-    /// Decrypted but still compressed frames of one pack, adjacent and ascending, in one request.
+    /// Decrypted but still compressed frames of one pack, adjacent and ascending, in one request. What the mount has
+    /// just read is not asked for again, unless it lies between frames that must be.
     pub fn payloads(&self, location: &Location, spans: &[FrameSpan]) -> Result<Vec<Payload>> {
-        let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
-            return Ok(Vec::new());
-        };
-        let base = first.object_range().start;
-        let bytes = self.stored(location, base..last.object_range().end)?;
-        let reader = self.frames.reader(&self.access, location)?;
-        spans
-            .iter()
-            .map(|span| {
+        let kept = spans.iter().map(|span| self.kept_payload(location, span));
+        let mut payloads: Vec<_> = kept.collect();
+        let first = payloads.iter().position(Option::is_none);
+        let last = payloads.iter().rposition(Option::is_none);
+        if let (Some(first), Some(last)) = (first, last) {
+            let base = spans[first].object_range().start;
+            let bytes = self.stored(location, base..spans[last].object_range().end)?;
+            let reader = self.frames.reader(&self.access, location)?;
+            for (payload, span) in payloads.iter_mut().zip(spans).take(last + 1).skip(first) {
                 let range = span.object_range();
                 let stored = &bytes[(range.start - base) as usize..(range.end - base) as usize];
-                reader.payload(span, stored.to_vec())
-            })
-            .collect()
+                *payload = Some(reader.payload(span, stored.to_vec())?);
+            }
+        }
+        Ok(payloads.into_iter().flatten().collect())
     }
 
     /// The whole chunk, its content checked against its id.

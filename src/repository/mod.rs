@@ -9,6 +9,7 @@ pub mod format;
 mod frames;
 mod header;
 mod index;
+mod kept;
 mod keys;
 mod lease;
 mod pack;
@@ -22,6 +23,7 @@ pub use crypto::{Ring, Secret};
 pub use frames::Frame;
 pub use header::Header;
 pub use index::Location;
+pub use kept::{KeptFacts, KeptFrames};
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
 pub use lease::{FoundMark, Lease, LeaseKind, OpenPointMark};
 pub use pack::{
@@ -188,7 +190,8 @@ impl Settings {
 pub struct Local {
     /// Directory for caches of all repositories; may be removed at any time.
     pub cache: PathBuf,
-    /// Bytes of decompressed frames kept in memory. The buffers of writers and copies shrink with it.
+    /// Bytes of frames kept in memory: decompressed ones, and where several repositories are mounted half of it for
+    /// compressed ones. The buffers of writers and copies shrink with it.
     pub frame_cache_bytes: u64,
     /// Where time comes from.
     pub clock: Clock,
@@ -200,6 +203,11 @@ impl Local {
     fn window_bytes(&self) -> usize {
         let share = usize::try_from(self.frame_cache_bytes / 4).unwrap_or(usize::MAX);
         share.clamp(writer::GROUP_BYTES, writer::WINDOW_BYTES)
+    }
+
+    /// Bytes of compressed frames that are kept where several repositories are mounted.
+    fn kept_bytes(&self) -> u64 {
+        self.frame_cache_bytes / 2
     }
 
     /// Bytes on their way in a copy into this repository.

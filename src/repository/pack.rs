@@ -116,7 +116,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    fn is_raw(&self) -> bool {
+    pub(super) fn is_raw(&self) -> bool {
         self.bytes.len() == self.plain_bytes as usize
     }
 }
@@ -369,17 +369,8 @@ impl PackReader {
 
     /// Decrypts and decompresses a frame.
     pub fn plain(&self, frame: &FrameSpan, bytes: Vec<u8>) -> Result<Vec<u8>> {
-        self.plain_begin(frame, bytes, frame.plain_bytes())
-    }
-
-    /// Decrypts a frame, all of which is authenticated, and decompresses at least its first `upto` plain bytes.
-    pub fn plain_begin(&self, frame: &FrameSpan, bytes: Vec<u8>, upto: u32) -> Result<Vec<u8>> {
         let payload = self.payload(frame, bytes)?;
-        let plain = match upto < frame.plain_bytes() {
-            true => decompress_begin(payload, upto as usize),
-            false => decompress(payload),
-        };
-        plain.map_err(|error| {
+        decompress(payload).map_err(|error| {
             error.context(format!("frame {} of pack {}", frame.number, self.owner.id))
         })
     }
@@ -480,34 +471,52 @@ fn another_length() -> Error {
 }
 
 /// The first plain bytes of a payload: as many whole blocks as hold `upto` of them. `Damaged` when it has not so many.
-fn decompress_begin(payload: Payload, upto: usize) -> Result<Vec<u8>> {
+pub(super) fn decompress_begin(payload: Payload, upto: usize) -> Result<Vec<u8>> {
     if payload.is_raw() {
         return Ok(payload.bytes);
     }
     let mut plain = plain_buffer(&payload)?;
-    let bytes = with_decompressor(|context| {
-        // Who refers further back than a frame may be long must not make us hold so much.
-        context.set_parameter(DParameter::WindowLogMax(FRAME_BYTES_MAX.ilog2()))?;
-        let mut output = OutBuffer::around(&mut plain);
-        // It is given only the bytes that it asks for, first a header, then block by block: given all, it would
-        // decompress one block more.
-        let (mut asked, mut at) = (ZSTD_HEADER_BYTES, 0);
-        while output.pos() < upto && asked > 0 && at < payload.bytes.len() {
-            let end = at.saturating_add(asked).min(payload.bytes.len());
-            let mut input = InBuffer {
-                src: &payload.bytes[..end],
-                pos: at,
-            };
-            asked = context.decompress_stream(&mut output, &mut input)?;
-            at = input.pos;
-        }
-        Ok(output.pos())
-    })?;
+    let (bytes, _) = decompress_blocks(&payload.bytes, &mut plain, upto)?;
     if bytes < upto {
         return Err(another_length());
     }
     plain.shrink_to_fit();
     Ok(plain)
+}
+
+/// Whether these bytes are one compressed frame with exactly this content, for whoever reads a part of it as well.
+pub(super) fn decompresses_to(compressed: &[u8], plain: &[u8]) -> bool {
+    let mut output = Vec::with_capacity(plain.len());
+    let decompressed = decompress_blocks(compressed, &mut output, usize::MAX);
+    decompressed.is_ok_and(|(_, ended)| ended) && output == plain
+}
+
+/// Decompresses whole blocks until there are `upto` plain bytes, or no more, or no room. How many there are then, and
+/// whether they are one frame from its first byte to its last.
+fn decompress_blocks(compressed: &[u8], plain: &mut Vec<u8>, upto: usize) -> Result<(usize, bool)> {
+    with_decompressor(|context| {
+        // Who refers further back than a frame may be long must not make us hold so much.
+        context.set_parameter(DParameter::WindowLogMax(FRAME_BYTES_MAX.ilog2()))?;
+        let mut output = OutBuffer::around(plain);
+        // It is given only the bytes that it asks for, first a header, then block by block: given all, it would
+        // decompress one block more.
+        let (mut asked, mut at) = (ZSTD_HEADER_BYTES, 0);
+        while output.pos() < upto && asked > 0 && at < compressed.len() {
+            let end = at.saturating_add(asked).min(compressed.len());
+            let mut input = InBuffer {
+                src: &compressed[..end],
+                pos: at,
+            };
+            let before = output.pos();
+            asked = context.decompress_stream(&mut output, &mut input)?;
+            if (input.pos, output.pos()) == (at, before) {
+                // There is no room for more.
+                break;
+            }
+            at = input.pos;
+        }
+        Ok((output.pos(), asked == 0 && at == compressed.len()))
+    })
 }
 
 /// The last bytes of a pack.

@@ -107,6 +107,10 @@ impl OpenPoint {
 
     /// The point is the one it was copied from: its trees, its attributes.
     pub(super) fn commit_copy(&self, name: &[u8], from: &CompletePoint) -> Result<Arc<Point>> {
+        // What was put into packs on the way is brought once more unless the index tells of it.
+        if !self.inner.lock().state.written.is_empty() {
+            self.streamer.settle(self.id);
+        }
         self.forget_failure();
         let source = from.repository.catalog.repository();
         if source.id() != self.repository.catalog.repository().id() {
