@@ -15,7 +15,7 @@ use super::{Inner, OpenPoint, Stage};
 use crate::backup::SMALL_FILE_BYTES;
 use crate::error::{Error, Result};
 use crate::point::{Content, Extent, File};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::ops::Range;
 
@@ -103,7 +103,9 @@ pub(super) struct Streaming {
     /// Hashes of files from their first byte up to some byte, as they were stored.
     hashes: HashMap<u64, (u64, blake3::Hasher)>,
     /// What is stored and still takes space in the spool.
-    unreleased: Vec<(u64, Range<u64>)>,
+    unreleased: VecDeque<(u64, Range<u64>)>,
+    /// Bytes of all that.
+    unreleased_bytes: u64,
     /// How often something was released: who read the spool meanwhile reads again.
     pub releases: u64,
     /// Bytes written since somebody was asked to look.
@@ -166,9 +168,17 @@ impl Streaming {
         asks
     }
 
-    fn unreleased_bytes(&self) -> u64 {
-        let ranges = self.unreleased.iter();
-        ranges.map(|(_, range)| length(range)).sum()
+    fn add_unreleased(&mut self, node: u64, range: Range<u64>) {
+        self.unreleased_bytes += length(&range);
+        self.unreleased.push_back((node, range));
+    }
+
+    /// Takes the first of what is to be released.
+    fn take_unreleased(&mut self, count: usize) -> Vec<(u64, Range<u64>)> {
+        let taken: Vec<_> = self.unreleased.drain(..count).collect();
+        let bytes: u64 = taken.iter().map(|(_, range)| length(range)).sum();
+        self.unreleased_bytes -= bytes;
+        taken
     }
 
     /// Whether bytes of this range may be in the spool before the journal tells of them.
@@ -419,7 +429,7 @@ impl OpenPoint {
             inner.journal.append(&stored)?;
             let find = super::begin::find_trees(&self.repositories);
             inner.state.apply(stored, &find);
-            inner.streaming.unreleased.push((node, at..at + size));
+            inner.streaming.add_unreleased(node, at..at + size);
             kept += size;
         }
         if let Some(stretch) = inner.streaming.stretch(node, number) {
@@ -455,11 +465,11 @@ impl OpenPoint {
     fn release_some(&self, count: usize) -> Result<()> {
         let inner = &mut *self.inner.lock();
         inner.streaming.releases += 1;
-        let some: Vec<_> = inner.streaming.unreleased.drain(..count).collect();
+        let some = inner.streaming.take_unreleased(count);
         for (node, range) in some {
             let blocks = in_blocks(&range);
             if inner.streaming.writes(node, &blocks) {
-                inner.streaming.unreleased.push((node, range));
+                inner.streaming.add_unreleased(node, range);
             } else {
                 self.release_range(inner, node, &blocks)?;
             }
@@ -494,7 +504,7 @@ impl OpenPoint {
     /// What this point holds of the spool.
     pub(super) fn hold(&self, inner: &mut Inner) {
         let gone = matches!(inner.stage, Stage::Sealed(_) | Stage::Discarded);
-        let held = inner.state.spooled + inner.streaming.unreleased_bytes();
+        let held = inner.state.spooled + inner.streaming.unreleased_bytes;
         inner.share.hold(if gone { 0 } else { held });
     }
 
