@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// A path, name by name.
+type Names = Vec<Vec<u8>>;
+
 /// The number of the mount's root, fixed by the kernel.
 pub const ROOT: u64 = 1;
 const SHARDS: usize = 16;
@@ -92,7 +95,7 @@ impl Node {
     }
 
     /// The names that lead to it from the top of its complete point.
-    pub(super) fn path_in_point(&self) -> Option<Vec<Vec<u8>>> {
+    pub(super) fn path_in_point(&self) -> Option<Names> {
         let mut path = Vec::new();
         let mut node = self;
         while let What::Complete(_, entry) = &node.what {
@@ -108,7 +111,7 @@ impl Node {
 
     /// The names that lead from the top of its complete point to the directory that it lies in, and the owners of that one
     /// and all above it, the nearest first.
-    pub(super) fn above_in_point(&self) -> Option<(Vec<Vec<u8>>, Vec<Arc<Owner>>)> {
+    pub(super) fn above_in_point(&self) -> Option<(Names, Vec<Arc<Owner>>)> {
         let directory = self.parent.as_ref()?;
         let path = directory.path_in_point()?;
         let (mut owners, mut node) = (Vec::new(), Some(directory));
