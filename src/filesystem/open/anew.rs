@@ -19,7 +19,7 @@ type Tell<'a> = &'a mut dyn FnMut(&Change) -> Result<()>;
 
 impl OpenPoint {
     /// Writes the journal anew if it is much longer than what it tells of. This is done under the point's lock, so that
-    /// no change comes between; 100,000 entries are about 30 MB, which take some tenths of a second.
+    /// no change comes between; 50,000 small files are 13 MB, which took 23 ms on a machine of two cores.
     pub(super) fn shorten_journal(&self, inner: &mut Inner) {
         // While it is sealed the journal ends with what it is about to become.
         if !inner.journal.is_long() || !matches!(inner.stage, Stage::Open) {

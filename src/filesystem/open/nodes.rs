@@ -1,12 +1,12 @@
 //! The nodes of an open point, by number.
 //!
 //! All of them are in memory. A file of one name and one stretch (a reference to a file of a complete point, or what was
-//! written and stored since) takes about 400 bytes: 200 for the node, 100 for the file that it refers to, 80 for its name,
-//! 30 for its number. A stretch more takes 32, and 100 if it is of another file. What is seldom (several names, several
-//! stretches, attributes, a hash) lies outside of the node. So 100,000 entries are 40 MB, and a million 400 MB: the one
-//! thing of an open point that grows with it.
+//! written and stored since) takes about 430 bytes: 200 for the node, 100 for the file that it refers to, 100 for its
+//! name, 30 for its number. A stretch more takes 32, and 100 if it is of another file. What is seldom (several names,
+//! several stretches, attributes, a hash) lies outside of the node. So 100,000 entries are 43 MB, and a million 430 MB:
+//! the one thing of an open point that grows with it.
 //!
-//! Nodes that nobody has used for long could lie in a file. It is not done: of the 400 bytes it would leave 150 (names and
+//! Nodes that nobody has used for long could lie in a file. It is not done: of the 430 bytes it would leave 170 (names and
 //! numbers, which every look-up goes through), every look at a node would have to be able to fail, and nodes share what
 //! they refer to. What would end it is a point that is kept on disk as a whole, names included.
 //!
