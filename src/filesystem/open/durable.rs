@@ -44,14 +44,6 @@ impl OpenPoint {
         if self.sealed().is_some() {
             return Ok(());
         }
-        let spooled: Vec<_> = {
-            let inner = self.inner.lock();
-            inner.state.written.iter().copied().collect()
-        };
-        for node in spooled {
-            self.sync_spool(node)?;
-        }
-        self.sync()?;
         let again = {
             let mut inner = self.inner.lock();
             let again = std::mem::take(&mut inner.bring_again);
@@ -62,7 +54,9 @@ impl OpenPoint {
         let stored = self.streamer.store(self.id);
         let brought = self.bringer.finish();
         self.bringer.tell()?;
-        Ok(stored.and(brought)?)
+        stored.and(brought)?;
+        // The spool needs no sync: nothing is left in it that is not in the repository.
+        self.sync()
     }
 }
 
