@@ -146,7 +146,7 @@ impl KeptFrames {
         Some(kept)
     }
 
-    fn new(bytes_max: u64) -> Self {
+    pub(super) fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
             held: Mutex::new(Held {
@@ -206,14 +206,18 @@ impl KeptFrames {
         let Some(offset) = location.offset.checked_sub(span.stream_begin) else {
             return;
         };
-        let (key, held) = ((location.pack.id, span.number), &mut *self.held.lock());
+        self.note_chunk((location.pack.id, span.number), location.id, offset);
+    }
+
+    pub(super) fn note_chunk(&self, key: Key, id: ChunkId, offset: u32) {
+        let held = &mut *self.held.lock();
         let Some(kept) = held.frames.peek_mut(&key) else {
             return;
         };
         if kept.chunks.len() < FRAME_CHUNKS_MAX
-            && held.by_chunk.insert(location.id, (key, offset)) != Some((key, offset))
+            && held.by_chunk.insert(id, (key, offset)) != Some((key, offset))
         {
-            kept.chunks.push(location.id);
+            kept.chunks.push(id);
             held.bytes += CHUNK_BYTES;
             held.shrink_to(self.bytes_max);
         }
