@@ -10,6 +10,11 @@
 //! be written, they form that frame again; for this it is noted which chunks of a kept frame were read. A frame that is
 //! stored raw is noted without its bytes: those at hand are the frame.
 //!
+//! What it gains: rsync of 50 MiB of text into a repository of level 13 took the daemon 17.5 s of a core and takes 0.6 s;
+//! at level 3 110 MiB took 1.7 s and take 1.2 s. What is compressed as before: what the target cuts otherwise (blocks of
+//! an image become a file cut by content when they are written as bytes), the rest of a frame of which the target has a
+//! part, and what the kernel had in its own cache, so that nobody read it here.
+//!
 //! The same frames serve readers and copies, which need not ask the store for them again. That gives no new trust: what
 //! is taken by its place in a pack is what the pack had there, whose authentication was checked when it was read, and a
 //! hash is compared of what lay in memory since.
@@ -146,7 +151,7 @@ impl KeptFrames {
         Some(kept)
     }
 
-    fn new(bytes_max: u64) -> Self {
+    pub(super) fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
             held: Mutex::new(Held {
@@ -206,14 +211,18 @@ impl KeptFrames {
         let Some(offset) = location.offset.checked_sub(span.stream_begin) else {
             return;
         };
-        let (key, held) = ((location.pack.id, span.number), &mut *self.held.lock());
+        self.note_chunk((location.pack.id, span.number), location.id, offset);
+    }
+
+    pub(super) fn note_chunk(&self, key: Key, id: ChunkId, offset: u32) {
+        let held = &mut *self.held.lock();
         let Some(kept) = held.frames.peek_mut(&key) else {
             return;
         };
         if kept.chunks.len() < FRAME_CHUNKS_MAX
-            && held.by_chunk.insert(location.id, (key, offset)) != Some((key, offset))
+            && held.by_chunk.insert(id, (key, offset)) != Some((key, offset))
         {
-            kept.chunks.push(location.id);
+            kept.chunks.push(id);
             held.bytes += CHUNK_BYTES;
             held.shrink_to(self.bytes_max);
         }

@@ -15,6 +15,7 @@ mod lease;
 mod pack;
 mod sealed;
 mod segment;
+mod window;
 mod writer;
 
 pub use codec::{decode, encode};
@@ -32,7 +33,8 @@ pub use pack::{
     decompress,
 };
 pub use segment::{ChunkEntry, PackEntry, Segment};
-pub use writer::{GROUP_BYTES, Lane, PIECE_BYTES, Writer, Written};
+pub use window::GROUP_BYTES;
+pub use writer::{Lane, PIECE_BYTES, Writer, Written};
 
 use crate::chunk::Cutting;
 use crate::clock::{Clock, Time};
@@ -202,7 +204,7 @@ impl Local {
     /// than measurement found useful.
     fn window_bytes(&self) -> usize {
         let share = usize::try_from(self.frame_cache_bytes / 4).unwrap_or(usize::MAX);
-        share.clamp(writer::GROUP_BYTES, writer::WINDOW_BYTES)
+        share.clamp(GROUP_BYTES, window::WINDOW_BYTES)
     }
 
     /// Bytes of compressed frames that are kept where several repositories are mounted.
@@ -841,7 +843,7 @@ mod tests {
             clock: Clock::system(),
         };
         let usual = local(64 << 20);
-        assert_eq!(usual.window_bytes(), writer::WINDOW_BYTES);
+        assert_eq!(usual.window_bytes(), window::WINDOW_BYTES);
         assert_eq!(usual.transfer_bytes(), 32 << 20);
         let small = local(8 << 20);
         assert_eq!(small.window_bytes(), 2 << 20);

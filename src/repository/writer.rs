@@ -3,12 +3,12 @@
 
 use super::Repository;
 use super::condemned::Condemnation;
-use super::kept::KeptFrames;
 use super::lease::{OpenPointMark, WriterLease};
 use super::pack::{
-    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, PACK_CHUNKS_MAX, PackBuilder, PackFacts,
-    Payload, STREAM_BYTES_MAX,
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, PACK_CHUNKS_MAX, PackBuilder, PackFacts, Payload,
+    STREAM_BYTES_MAX,
 };
+use super::window::{GROUP_BYTES, Group, Window};
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
@@ -17,21 +17,12 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{self, CCtx, CParameter, InBuffer, OutBuffer, ResetDirective};
 
-/// Plain bytes after which a frame of small chunks is closed. On 56,124 small files (758 MB) at zstd 3, sorted as
-/// below: 512 KiB 238.2 MB, 1 MiB 232.9 MB, 2 MiB 229.8 MB; one small file read alone costs one frame.
-pub const GROUP_BYTES: usize = 1 << 20;
-/// Small chunks that are gathered and sorted by ending and name before they are cut into frames. Frames of 1 MiB on
-/// the same files: not sorted 242.9 MB, 8 MiB 237.4, 16 MiB 234.7, 32 MiB 232.9, 128 MiB 231.3. Up to three windows
-/// are in memory, and a directory's restore needs the frames of one. Where a tool copies files from another repository
-/// of the same mount, one more may wait for the rest of their frames there: those frames were windows, too.
-pub const WINDOW_BYTES: usize = 16 << 20;
 /// A chunk of a large file is cut into frames of at most this many plain bytes: what a random 4 KiB read decrypts.
 /// Measured on 2.1 GB in two files at zstd 3, stored and the median to decode one piece: 128 KiB 1,421 MB and 145 us,
 /// 256 KiB 1,407 MB and 313 us, 512 KiB 1,401 MB and 614 us, whole chunks of 1 MiB 1,390 MB.
@@ -53,10 +44,6 @@ const FINISHING_MAX: usize = 3;
 const UNPUBLISHED_PACKS_MAX: usize = 16;
 const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
 const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
-/// A window is also full when it holds so many chunks: what is noted of each takes 64 bytes.
-const WINDOW_CHUNKS_MAX: usize = WINDOW_BYTES / 64;
-/// So many of them may wait for the next window.
-const WAITING_CHUNKS_MAX: usize = WINDOW_CHUNKS_MAX / 4;
 const SHARDS: usize = 16;
 
 /// How a chunk is framed.
@@ -106,97 +93,6 @@ pub struct Written {
     pub frames_compressed: AtomicU64,
     /// Frames of tree pages compressed here.
     pub tree_frames_compressed: AtomicU64,
-}
-
-/// Chunks that become one frame.
-#[derive(Default)]
-struct Group {
-    plain: Vec<u8>,
-    chunks: Vec<(ChunkId, u32)>,
-}
-
-impl Group {
-    fn push(&mut self, id: ChunkId, content: &[u8]) {
-        self.chunks.push((id, content.len() as u32));
-        self.plain.extend_from_slice(content);
-    }
-}
-
-/// Small chunks that wait to be sorted into frames.
-#[derive(Default)]
-struct Window {
-    plain: Vec<u8>,
-    /// Key, id, and where the content is in `plain`.
-    chunks: Vec<(u128, ChunkId, Range<usize>)>,
-    /// Bytes and chunks that wait for the rest of a frame which another repository's reader keeps.
-    waiting: (usize, usize),
-}
-
-impl Window {
-    fn push(&mut self, key: u128, id: ChunkId, content: &[u8]) {
-        let begin = self.plain.len();
-        self.plain.extend_from_slice(content);
-        self.chunks.push((key, id, begin..self.plain.len()));
-    }
-
-    fn is_full(&self, window_bytes: usize) -> bool {
-        let (bytes, chunks) = self.waiting;
-        self.plain.len() - bytes >= window_bytes || self.chunks.len() - chunks >= WINDOW_CHUNKS_MAX
-    }
-
-    /// Takes what another repository's reader keeps as frames, which become the same frames here, and then what is to
-    /// wait, up to so many bytes, because only a part of such a frame is there: the newest.
-    fn take_kept(&mut self, kept: &KeptFrames, waiting_bytes_max: usize) -> (Vec<Group>, Self) {
-        let chunks = self.chunks.iter();
-        let (frames, parts) = kept.frames_among(chunks.map(|(_, id, range)| (*id, range.len())));
-        let mut taken = vec![false; self.chunks.len()];
-        let mut groups = Vec::new();
-        for places in frames
-            .iter()
-            .filter(|places| places.len() <= FRAME_CHUNKS_MAX)
-        {
-            let mut group = Group::default();
-            for place in places {
-                let (_, id, range) = &self.chunks[*place];
-                group.push(*id, &self.plain[range.clone()]);
-                taken[*place] = true;
-            }
-            groups.push(group);
-        }
-        let mut bytes = 0;
-        let newest = parts.iter().rev().take(WAITING_CHUNKS_MAX);
-        let mut waiting: Vec<_> = newest
-            .take_while(|place| {
-                bytes += self.chunks[**place].2.len();
-                bytes <= waiting_bytes_max
-            })
-            .collect();
-        waiting.reverse();
-        let mut rest = Self::default();
-        for place in waiting {
-            let (key, id, range) = &self.chunks[*place];
-            rest.push(*key, *id, &self.plain[range.clone()]);
-            taken[*place] = true;
-        }
-        let mut taken = taken.into_iter();
-        self.chunks.retain(|_| taken.next() == Some(false));
-        (groups, rest)
-    }
-
-    /// The window's frames. Equal keys stay in the order they came.
-    fn groups(mut self) -> VecDeque<Group> {
-        self.chunks.sort_by_key(|chunk| chunk.0);
-        let mut groups = VecDeque::new();
-        let mut group = Group::default();
-        for (_, id, range) in self.chunks {
-            group.push(id, &self.plain[range]);
-            if group.plain.len() >= GROUP_BYTES || group.chunks.len() >= FRAME_CHUNKS_MAX {
-                groups.push_back(std::mem::take(&mut group));
-            }
-        }
-        groups.push_back(group);
-        groups
-    }
 }
 
 struct OpenPack {
@@ -395,14 +291,7 @@ impl Writer {
             return window.groups();
         };
         let (whole, rest) = window.take_kept(kept, waiting_bytes_max);
-        if !rest.chunks.is_empty() {
-            let mut next = self.window.lock();
-            next.waiting.0 += rest.plain.len();
-            next.waiting.1 += rest.chunks.len();
-            for (key, id, range) in rest.chunks {
-                next.push(key, id, &rest.plain[range]);
-            }
-        }
+        self.window.lock().wait(rest);
         whole.into_iter().chain(window.groups()).collect()
     }
 
