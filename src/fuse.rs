@@ -191,9 +191,10 @@ impl Mounted {
 
     /// Returns when somebody unmounts it, or after one of the signals, which unmount it.
     pub fn wait(self, signals: EndSignals) -> Result<()> {
-        if let (Some(lock), Some(connection)) = (&self.while_bound, self.connection) {
-            bound::end_with_binds(self.directory.clone(), connection, lock.clone());
-        }
+        let bound = self.while_bound.clone().zip(self.connection);
+        let gone = bound.map(|(lock, connection)| {
+            bound::end_with_binds(self.directory.clone(), connection, lock)
+        });
         let EndSignals(mut signals) = signals;
         let handle = signals.handle();
         let (send, signalled) = bounded(1);
@@ -203,7 +204,11 @@ impl Mounted {
             }
         });
         let result = select! {
-            recv(self.ended) -> end => self.over(end.unwrap_or(Ok(()))),
+            recv(self.ended) -> end => {
+                // Its directory goes just now.
+                let _ = gone.map(|gone| gone.recv_timeout(GRACE));
+                self.over(end.unwrap_or(Ok(())))
+            }
             recv(signalled) -> _ => self.unmount(),
         };
         handle.close();

@@ -194,7 +194,7 @@ fn a_moved_point_is_gone_where_it_was_only_when_the_other_repository_has_it_whol
     let moved = host.json(&["--json", "move", "primary/web/one", "offsite"]);
     assert_eq!(moved["moved"], serde_json::json!(["web/one"]));
     // Another point of that name is there: it stays, and so does this one.
-    let said = host.expect(3, &["move", "primary/web", "offsite"]);
+    let said = host.expect(4, &["move", "primary/web", "offsite"]);
     assert!(said.contains("moved web/two"), "{said}");
     assert!(!said.contains("moved web/other"), "{said}");
     let names = |repository: &str| {
@@ -501,7 +501,7 @@ fn what_tools_write_anew_is_recognised_where_files_are_cut_alike() {
         // What was copied is believed to be what its ids say only by those who copied it, until somebody has read it.
         host.expect(0, &["check", "--read-data", repository]);
         let before = data(repository);
-        host.expect(0, &["mount", "mnt"]);
+        host.expect(0, &["mount", "primary", repository, "mnt"]);
         let script = format!(
             "cd '{}' && mkdir {repository}/again && rsync -a primary/web/first/ {repository}/again/p.partial/ \
              && mv {repository}/again/p.partial {repository}/again/p",

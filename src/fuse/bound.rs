@@ -2,6 +2,7 @@
 
 use super::{mountpoint, mounts};
 use crate::error::{Error, Result};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,16 +14,18 @@ const ENDING: Duration = Duration::from_secs(5);
 /// Takes the mount at `directory` away once nothing of it is bound elsewhere; the daemon then ends as after any umount.
 ///
 /// Whoever makes binds holds a lock on the file `lock` meanwhile: the mount does not go between its start and the
-/// first bind, and it goes at once when there will be none.
-pub(super) fn end_with_binds(directory: PathBuf, minor: u32, lock: PathBuf) {
+/// first bind, and it goes at once when there will be none. The answer comes when the directory is gone, too.
+pub(super) fn end_with_binds(directory: PathBuf, minor: u32, lock: PathBuf) -> Receiver<()> {
+    let (gone, wait) = bounded(1);
     std::thread::spawn(move || {
-        if let Err(error) = unmount_unbound(&directory, minor, &lock) {
+        if let Err(error) = unmount_unbound(&directory, minor, &lock, &gone) {
             tracing::error!("{error}; unmount {} yourself", directory.display());
         }
     });
+    wait
 }
 
-fn unmount_unbound(directory: &Path, minor: u32, lock: &Path) -> Result<()> {
+fn unmount_unbound(directory: &Path, minor: u32, lock: &Path, gone: &Sender<()>) -> Result<()> {
     let changes = mounts::Changes::of_table()?;
     loop {
         let locked = locked(lock)?;
@@ -30,6 +33,8 @@ fn unmount_unbound(directory: &Path, minor: u32, lock: &Path) -> Result<()> {
             mountpoint::unmount(directory)?;
             // Somebody may have made another file in it; then it is not ours alone.
             let _ = std::fs::remove_dir(directory);
+            // Nobody waits for that where a signal ends the mount.
+            let _ = gone.send(());
             // Usually the process ends meanwhile. The next daemon shall find open points that nobody serves.
             std::thread::sleep(ENDING);
             return Ok(());
