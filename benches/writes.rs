@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-const LARGE_MIB: usize = 1024;
+const LARGE_MIB: usize = 512;
 const SMALL_FILES: usize = 10_000;
 const FILES_PER_DIRECTORY: usize = 100;
 const ROUNDS: usize = 3;
@@ -37,14 +37,14 @@ struct Job {
 const JOBS: [Job; 6] = [
     Job {
         kind: "large",
-        name: "1 GiB in requests of 1 MiB (dd)",
+        name: "512 MiB in requests of 1 MiB (dd)",
         command: "mkdir $T && dd if=$S/large of=$T/large bs=1M status=none",
         items: LARGE_MIB,
         needs_content: false,
     },
     Job {
         kind: "large",
-        name: "1 GiB by cp",
+        name: "512 MiB by cp",
         command: "mkdir $T && cp $S/large $T/large",
         items: LARGE_MIB,
         needs_content: false,
@@ -355,19 +355,20 @@ fn main() {
         Box::new(Keepfs::new(work.path())),
     ];
     let mut state = 88_172_645_463_325_252;
-    let mut all: BTreeMap<(usize, &str), Vec<Figures>> = BTreeMap::new();
-    for round in 0..=ROUNDS {
-        for (number, job) in JOBS.iter().enumerate() {
-            if !kinds.contains(&job.kind) {
-                continue;
-            }
+    println!(
+        "| | empty, s | plain, s (stored) | keepfs, s (stored) | of empty | of plain, stored too | requests: empty, keepfs |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for job in JOBS.iter().filter(|job| kinds.contains(&job.kind)) {
+        let mut all: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
+        for round in 0..=ROUNDS {
             make_source(&source, &[job.kind], &mut state);
             for turn in 0..places.len() {
                 let place = &places[(round + turn) % places.len()];
                 if job.needs_content && !place.holds_content() {
                     continue;
                 }
-                let (label, previous) = (format!("{number}-{round}"), format!("{number}-before"));
+                let (label, previous) = (format!("day-{round}"), format!("day-before-{round}"));
                 if job.needs_content {
                     let first = Job {
                         command: "rsync -a $S/small/ $T/",
@@ -381,47 +382,38 @@ fn main() {
                     place.remove(&previous);
                 }
                 if round > 0 {
-                    all.entry((number, place.name())).or_default().push(figures);
+                    all.entry(place.name()).or_default().push(figures);
                 }
             }
         }
+        report(job, &all);
     }
-    report(&all);
 }
 
-fn report(all: &BTreeMap<(usize, &str), Vec<Figures>>) {
+fn report(job: &Job, all: &BTreeMap<&str, Vec<Figures>>) {
+    let (plain, keepfs) = (&all["plain"], &all["keepfs"]);
+    let each = |figures: &[Figures]| {
+        median(figures, |figures| {
+            figures.requests.unwrap_or_default() as f64 / job.items as f64
+        })
+    };
+    let whole = |figures: &[Figures]| median(figures, |figures| figures.tool + figures.store);
+    let tool = |figures: &[Figures]| median(figures, |figures| figures.tool);
+    let (empty, ratio, requests) = match all.get("empty") {
+        Some(empty) => (
+            format!("{:.2}", tool(empty)),
+            format!("{:.2}", tool(keepfs) / tool(empty)),
+            format!("{:.1}, {:.1}", each(empty), each(keepfs)),
+        ),
+        None => ("-".into(), "-".into(), format!("-, {:.1}", each(keepfs))),
+    };
     println!(
-        "| | empty, s | plain, s (stored) | keepfs, s (stored) | of empty | of plain, stored too | requests: empty, keepfs |"
+        "| {} | {empty} | {:.2} ({:.2}) | {:.2} ({:.2}) | {ratio} | {:.2} | {requests} |",
+        job.name,
+        tool(plain),
+        whole(plain),
+        tool(keepfs),
+        whole(keepfs),
+        whole(keepfs) / whole(plain),
     );
-    println!("|---|---|---|---|---|---|---|");
-    for (number, job) in JOBS.iter().enumerate() {
-        let of = |place: &'static str| all.get(&(number, place));
-        let (Some(plain), Some(keepfs)) = (of("plain"), of("keepfs")) else {
-            continue;
-        };
-        let each = |figures: &[Figures]| {
-            median(figures, |figures| {
-                figures.requests.unwrap_or_default() as f64 / job.items as f64
-            })
-        };
-        let whole = |figures: &[Figures]| median(figures, |figures| figures.tool + figures.store);
-        let tool = |figures: &[Figures]| median(figures, |figures| figures.tool);
-        let (empty, ratio, requests) = match of("empty") {
-            Some(empty) => (
-                format!("{:.2}", tool(empty)),
-                format!("{:.2}", tool(keepfs) / tool(empty)),
-                format!("{:.1}, {:.1}", each(empty), each(keepfs)),
-            ),
-            None => ("-".into(), "-".into(), format!("-, {:.1}", each(keepfs))),
-        };
-        println!(
-            "| {} | {empty} | {:.2} ({:.2}) | {:.2} ({:.2}) | {ratio} | {:.2} | {requests} |",
-            job.name,
-            tool(plain),
-            whole(plain),
-            tool(keepfs),
-            whole(keepfs),
-            whole(keepfs) / whole(plain),
-        );
-    }
 }
