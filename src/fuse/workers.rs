@@ -90,17 +90,18 @@ impl Pool {
         if self.threads.fetch_update(set, get, more).is_err() {
             return;
         }
+        self.free.fetch_add(1, Ordering::Relaxed);
         let pool = self.clone();
         let begun = std::thread::Builder::new().spawn(move || pool.work());
         if let Err(error) = begun {
             // Those that are there do the work later.
+            self.free.fetch_sub(1, Ordering::Relaxed);
             self.threads.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!("no other thread can be made for the mount: {error}");
         }
     }
 
     fn work(&self) {
-        self.free.fetch_add(1, Ordering::Relaxed);
         loop {
             let task = match self.waiting.recv_timeout(REST) {
                 Ok(task) => task,
