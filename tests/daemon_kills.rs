@@ -138,7 +138,8 @@ impl Drop for Daemon {
     }
 }
 
-fn wait_for(mut met: impl FnMut() -> bool) {
+/// Waits for half a minute at most.
+pub fn wait_for(mut met: impl FnMut() -> bool) {
     for _ in 0..600 {
         if met() {
             return;

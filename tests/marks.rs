@@ -2,12 +2,12 @@
 //! comes back after all.
 
 use crate::cli::Host;
+use crate::daemon_kills::wait_for;
 use crate::sites::Random;
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 /// Bytes of what each of two files holds.
 const BYTES: usize = 6 << 20;
@@ -39,16 +39,6 @@ impl Drop for Daemon {
             .stderr(Stdio::null())
             .status();
     }
-}
-
-fn wait_for(mut met: impl FnMut() -> bool) {
-    for _ in 0..600 {
-        if met() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("what was waited for did not happen within half a minute");
 }
 
 fn two_hosts() -> [Host; 2] {

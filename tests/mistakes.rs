@@ -48,25 +48,25 @@ fn a_backup_with_the_name_of_a_point_leaves_a_line() {
 fn a_home_directory_that_became_a_point_leaves_one_line() {
     let told = lines(&[
         "primary/home",
-        "primary/home/root",
-        "primary/home/root/Documents",
-        "primary/home/root/.ssh",
-        "primary/home/root/.config",
-        "primary/home/daemon.partial",
-        "primary/home/daemon.partial/.ssh",
+        "primary/home/daemon",
+        "primary/home/daemon/Documents",
+        "primary/home/daemon/.ssh",
+        "primary/home/daemon/.config",
+        "primary/home/nobody.partial",
+        "primary/home/nobody.partial/.ssh",
     ]);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(
-        told[0].contains("the home directory of root")
+        told[0].contains("the home directory of daemon")
             && told[0].contains("cp -a /home primary/home/POINT")
     );
-    assert!(told[1].contains("primary/home/daemon.partial"), "{told:?}");
+    assert!(told[1].contains("primary/home/nobody.partial"), "{told:?}");
     // The homes of a day, and that of one user, with points of days and of other names.
     let none = lines(&[
         "primary/home",
         "primary/home/2026-11-20",
-        "primary/home/2026-11-20/root",
-        "primary/home/2026-11-20/root/.ssh",
+        "primary/home/2026-11-20/daemon",
+        "primary/home/2026-11-20/daemon/.ssh",
         "primary/alice",
         "primary/alice/before-the-move",
         "primary/alice/before-the-move/.ssh",

@@ -13,7 +13,9 @@ use keepfs::point::Catalog;
 use keepfs::repository::{Local, Repository, SEAL_IDLE, Settings};
 use keepfs::store::MemoryStore;
 use keepfs::store::faults::{FaultyStore, Stop, Verb};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::time::Duration;
@@ -770,6 +772,27 @@ fn a_rename_ends_when_the_store_takes_nothing_or_its_caller_is_told_to_end() {
     let top = tree.ino("primary/host/x.partial");
     let synced = tree.0.sync_directory(top, caller);
     fails(synced, libc::EINTR, "interrupted");
+    waits.kill().unwrap();
+    waits.wait().unwrap();
+    // The end of a child ends nobody's wait, also where it is caught.
+    let mut waits = std::process::Command::new("sh")
+        .args(["-c", "trap : CHLD WINCH; echo caught; read line"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = waits.id();
+    waits
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut [0; 7])
+        .unwrap();
+    crate::mount::run(&format!(
+        "kill -STOP {pid}; kill -CHLD {pid}; kill -WINCH {pid}"
+    ));
+    let synced = tree.0.sync_directory(top, Caller { pid, ..USER });
+    fails(synced, libc::EHOSTDOWN, "takes nothing");
     waits.kill().unwrap();
     waits.wait().unwrap();
     stuck.store(false, SeqCst);

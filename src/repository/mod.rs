@@ -147,17 +147,19 @@ impl Settings {
 
     /// Seconds for which a forgotten point can be brought back: the setting `trash-days`, or a week.
     pub fn trash_seconds(&self) -> i64 {
-        let mut more = self.more.iter();
-        let days = more.find(|(name, _)| name == TRASH_DAYS);
-        let days = days.and_then(|(_, value)| value.parse::<u32>().ok());
-        i64::from(days.unwrap_or(DEFAULT_TRASH_DAYS)) * 24 * 60 * 60
+        i64::from(self.number(TRASH_DAYS).unwrap_or(DEFAULT_TRASH_DAYS)) * 24 * 60 * 60
     }
 
     /// Seconds without a change after which an open point is sealed, where the repository asks for that.
     pub fn seal_idle_seconds(&self) -> Option<i64> {
+        self.number(SEAL_IDLE).map(i64::from)
+    }
+
+    /// A setting that is a number.
+    fn number(&self, name: &str) -> Option<u32> {
         let mut more = self.more.iter();
-        let (_, seconds) = more.find(|(name, _)| name == SEAL_IDLE)?;
-        seconds.parse::<u32>().ok().map(i64::from)
+        let (_, value) = more.find(|(known, _)| known == name)?;
+        value.parse().ok()
     }
 
     fn check(&self) -> Result<()> {

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 /// How often the caller and the progress are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// Signals that tell of something and ask nobody to end, signal(7). The end of a child lies pending in any thread of a
+/// process, and for as long as that thread waits here, also where the process does not catch it.
+const TIDINGS: [libc::c_int; 4] = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
 /// What was given up may just have succeeded: its answer is waited for once more, so long.
 const LAST: Duration = Duration::from_millis(500);
 
@@ -108,7 +111,8 @@ impl OpenPoint {
     }
 }
 
-/// Whether a thread has a signal pending that it neither blocks nor ignores: proc(5), `status`.
+/// Whether a thread has a signal pending that it neither blocks nor ignores and that is not among [`TIDINGS`]: proc(5),
+/// `status`.
 fn has_signal(pid: u32) -> bool {
     if pid == 0 {
         return false;
@@ -121,5 +125,8 @@ fn has_signal(pid: u32) -> bool {
             u64::from_str_radix(digits.trim(), 16).unwrap_or(0)
         })
     };
-    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") != 0
+    let tidings = TIDINGS
+        .iter()
+        .fold(0, |mask, signal| mask | 1 << (signal - 1));
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") & !tidings != 0
 }
