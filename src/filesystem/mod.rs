@@ -83,6 +83,8 @@ pub struct Options {
     pub numeric_owners: bool,
     /// Where time comes from.
     pub clock: Clock,
+    /// The present boot of the host: what was written in another and not synced may be lost.
+    pub boot: u128,
 }
 
 impl Options {
@@ -100,6 +102,7 @@ impl Options {
             patience: Duration::from_secs(30),
             numeric_owners: false,
             clock: Clock::system(),
+            boot: open::boot_of_host(),
         }
     }
 }
@@ -167,7 +170,7 @@ impl FileSystem {
             problems.note(ROOT, sentence);
         }
         let directory = &options.state_directory;
-        let spool = Spool::new(options.spool_bytes, options.patience);
+        let spool = Spool::new(options.spool_bytes, options.patience, options.boot);
         let filesystem = Self {
             open_points: OpenPoints::resume(directory, spool, &repositories, &problems),
             started: options.clock.now(),
@@ -189,10 +192,13 @@ impl FileSystem {
         filesystem
     }
 
-    /// Returns when no point is just being sealed: whoever ends a mount ends nothing halfway.
+    /// Returns when no point is just being sealed and what was written is on this host's disk: whoever ends a mount ends
+    /// nothing halfway.
     pub fn settle(&self) {
-        let open = self.open_points.all();
-        open.iter().for_each(|open| open.settle());
+        for open in self.open_points.all() {
+            open.settle();
+            open.come_to_rest();
+        }
     }
 
     /// The attributes of an inode.

@@ -75,6 +75,9 @@ impl OpenPoints {
                 Ok(Some(sentence)) => problems.note(open.ino(TOP), sentence),
                 Err(failure) => problems.note(open.ino(TOP), Error::from(failure).to_string()),
             }
+            if let Some(sentence) = open.doubts() {
+                problems.note(open.ino(TOP), sentence);
+            }
             known.open.push(open);
         }
         Self {

@@ -42,6 +42,9 @@ impl State {
         })?;
         tell(begun)?;
         tell(&Change::Name(self.name.clone()))?;
+        if self.boot.is_some() {
+            tell(&Change::Boot(self.boot))?;
+        }
         if let Some((repository, point, generation)) = self.from {
             tell(&Change::From {
                 repository,
@@ -150,10 +153,16 @@ impl Anew<'_> {
                 owner,
             })?;
         }
-        match node.content() {
-            Some(content) if linked(content).is_none() => self.content(number, content),
-            _ => Ok(()),
+        if let Some(content) = node.content().filter(|content| linked(content).is_none()) {
+            self.content(number, content)?;
         }
+        if self.state.written.contains(&number) && !self.state.unsynced.contains(&number) {
+            self.tell(&Change::Synced { node: number })?;
+        }
+        if self.state.doubtful.contains(&number) {
+            self.tell(&Change::Doubtful { node: number })?;
+        }
+        Ok(())
     }
 
     /// A node at all its places.

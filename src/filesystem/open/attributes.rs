@@ -32,7 +32,12 @@ impl OpenPoint {
         Self::require_open(inner)?;
         set(&mut facts);
         if facts != known.facts {
-            return self.change(inner, Change::Facts { node, facts });
+            let trusted = facts.mtime != known.facts.mtime && inner.state.doubtful.contains(&node);
+            self.change(inner, Change::Facts { node, facts })?;
+            return match trusted {
+                true => self.change(inner, Change::Trusted { node }),
+                false => Ok(()),
+            };
         }
         // Setting what is there already is a change all the same.
         let now = self.repository.catalog.repository().now();

@@ -162,6 +162,7 @@ impl OpenPoint {
             return Ok(None);
         }
         open.trim_spools()?;
+        open.doubt_unsynced()?;
         let (sources, stored) = {
             let inner = open.inner.lock();
             (inner.state.sources_in_order(), inner.state.stored > 0)

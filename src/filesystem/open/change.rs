@@ -131,4 +131,18 @@ pub(in crate::filesystem) enum Change {
         begin: u64,
         length: u64,
     },
+    /// What follows is written in this boot of the host. None: the daemon has ended, and everything before is on disk.
+    Boot(Option<u128>),
+    /// What was written to the node's spool file so far is on disk.
+    Synced {
+        node: u64,
+    },
+    /// The host went down before everything that was written to a file was on disk.
+    Doubtful {
+        node: u64,
+    },
+    /// Whoever works on this file has set its time since.
+    Trusted {
+        node: u64,
+    },
 }

@@ -29,15 +29,6 @@ impl OpenPoint {
         Ok(())
     }
 
-    /// Makes a file's spooled bytes survive the host, whoever wrote them.
-    pub(in crate::filesystem) fn sync_spool(&self, node: u64) -> Result<()> {
-        let Some(spool) = self.existing_spool(node)? else {
-            return Ok(());
-        };
-        let synced = spool.sync_data();
-        synced.map_err(|error| Error::io("syncing spooled bytes", error))
-    }
-
     /// Returns when everything that was referred to or written is in the repository.
     pub(in crate::filesystem) fn sync_all(&self) -> Answer<()> {
         self.settle();

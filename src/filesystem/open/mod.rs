@@ -13,6 +13,7 @@ mod bring;
 mod change;
 mod content;
 mod copied;
+mod doubt;
 mod durable;
 mod few;
 mod gone;
@@ -39,6 +40,7 @@ mod write;
 pub(super) use attributes::CAPABILITY;
 pub(super) use change::{Facts, Made, TOP};
 pub(super) use copied::SealAs;
+pub(super) use doubt::boot_of_host;
 pub(super) use gone::{is_gone, remove};
 pub use list::{OpenPointFacts, has_open_point, open_points};
 pub(super) use read::spool_is_short;
@@ -172,6 +174,7 @@ impl OpenPoint {
             && now.seconds - state.now.seconds >= seconds
             && inner.handles.is_empty()
             && state.entries > 0
+            && state.doubtful.is_empty()
             && !half_a_copy
             && !state.name.ends_with(PARTIAL)
     }
@@ -227,6 +230,7 @@ impl OpenPoint {
     /// Writes a change down and applies it.
     fn change(&self, inner: &mut Inner, change: Change) -> Answer<()> {
         self.tell_failure(inner)?;
+        self.note_boot(inner)?;
         inner.journal.append(&change)?;
         if let Some((node, range)) = touched(&change) {
             inner.streaming.mark(node, &range);

@@ -137,6 +137,9 @@ impl OpenPoint {
         name: &[u8],
         copy_of: Option<&CompletePoint>,
     ) -> Result<Arc<Point>> {
+        if copy_of.is_none() {
+            self.require_no_doubt()?;
+        }
         self.streamer.settle(self.id);
         self.forget_failure();
         // Once more, whatever was wanted before: what is there costs a look at the index.

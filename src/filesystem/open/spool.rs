@@ -5,7 +5,7 @@
 //! host. Behind the tool's back they become chunks. When these are durable and in the index, the journal says which,
 //! and is synced; then their space is released. Nothing is taken from the spool before that, so whatever dies, the
 //! bytes are in one place or the other. A stretch that is stored soon after it was written seldom reaches the disk:
-//! its pages are dropped before the kernel writes them.
+//! its pages are dropped before the kernel writes them. What a host that goes down may lose is told with doubt.
 
 use super::stream::Streamer;
 use crate::error::{Error, Kind, Result};
@@ -62,13 +62,15 @@ pub(in crate::filesystem) struct Spool {
     rooms: Arc<Rooms>,
     /// Without progress for so long, whoever waits for room is refused.
     patience: Duration,
+    /// The present boot of the host.
+    boot: u128,
     streamers: Mutex<HashMap<ObjectId, Arc<Streamer>>>,
     streamed: Arc<Streamed>,
 }
 
 impl Spool {
-    /// A spool of at most `bound` bytes.
-    pub(in crate::filesystem) fn new(bound: u64, patience: Duration) -> Arc<Self> {
+    /// A spool of at most `bound` bytes, in this boot of the host.
+    pub(in crate::filesystem) fn new(bound: u64, patience: Duration, boot: u128) -> Arc<Self> {
         let room = Room {
             used: 0,
             released: 0,
@@ -82,6 +84,7 @@ impl Spool {
                 changed: Condvar::new(),
             }),
             patience,
+            boot,
             streamers: Mutex::default(),
             streamed: Arc::default(),
         })
@@ -94,6 +97,11 @@ impl Spool {
             streamed: self.streamed.bytes.load(Relaxed),
             in_memory: self.streamed.in_memory.load(Relaxed),
         }
+    }
+
+    /// The present boot of the host.
+    pub(super) fn boot(&self) -> u128 {
+        self.boot
     }
 
     /// Bytes that it may hold.

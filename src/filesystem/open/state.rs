@@ -162,6 +162,12 @@ pub(in crate::filesystem) struct State {
     pub spooled: u64,
     /// The nodes that have bytes there.
     pub written: BTreeSet<u64>,
+    /// The boot of the host in which it was changed last; none when everything is on disk.
+    pub boot: Option<u128>,
+    /// Of the nodes with bytes in the spool, those to which something was written since they were synced.
+    pub unsynced: BTreeSet<u64>,
+    /// Files of which the host may have lost bytes.
+    pub doubtful: BTreeSet<u64>,
     /// Stretches that were stored and referred to so far.
     pub stored: u64,
 }
@@ -241,7 +247,12 @@ impl State {
                     node.linked_owner = Some(owner);
                 }
             }
-            Change::Size { node, size } => self.content(node, |content| content.resize(size)),
+            Change::Size { node, size } => {
+                if size == 0 {
+                    self.doubtful.remove(&node);
+                }
+                self.content(node, |content| content.resize(size));
+            }
             Change::Hole {
                 node,
                 begin,
@@ -253,14 +264,19 @@ impl State {
                 node,
                 begin,
                 length,
-            } => self.content(node, |content| {
-                let place = Place::Spool;
-                content.put(Segment {
-                    begin,
-                    length,
-                    place,
+            } => {
+                self.content(node, |content| {
+                    let place = Place::Spool;
+                    content.put(Segment {
+                        begin,
+                        length,
+                        place,
+                    });
                 });
-            }),
+                if self.written.contains(&node) {
+                    self.unsynced.insert(node);
+                }
+            }
             Change::Source {
                 number,
                 repository,
@@ -290,6 +306,21 @@ impl State {
                 });
             }
             Change::Stored { node, begin, file } => self.store(node, begin, file, find),
+            Change::Boot(boot) => {
+                self.boot = boot;
+                if boot.is_none() {
+                    self.unsynced.clear();
+                }
+            }
+            Change::Synced { node } => {
+                self.unsynced.remove(&node);
+            }
+            Change::Doubtful { node } => {
+                self.doubtful.insert(node);
+            }
+            Change::Trusted { node } => {
+                self.doubtful.remove(&node);
+            }
         }
     }
 
@@ -334,6 +365,7 @@ impl State {
     pub fn forget(&mut self, number: u64) {
         if self.is_unnamed(number) {
             self.give_up(number);
+            self.doubtful.remove(&number);
             self.nodes.remove(&number);
         }
     }
@@ -448,7 +480,10 @@ impl State {
         change(content, hash);
         self.spooled += content.spooled;
         match content.spooled {
-            0 => self.written.remove(&number),
+            0 => {
+                self.unsynced.remove(&number);
+                self.written.remove(&number)
+            }
             _ => self.written.insert(number),
         };
     }

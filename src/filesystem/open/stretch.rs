@@ -242,7 +242,11 @@ pub(super) fn touched(change: &Change) -> Option<(u64, Range<u64>)> {
         | Change::Source { .. }
         | Change::Owner { .. }
         | Change::Sealing { .. }
-        | Change::Stored { .. } => None,
+        | Change::Stored { .. }
+        | Change::Boot(_)
+        | Change::Synced { .. }
+        | Change::Doubtful { .. }
+        | Change::Trusted { .. } => None,
     }
 }
 

@@ -21,7 +21,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (0..18u8, 0..100usize, 0..100usize, 0..4u8, 0..4u8);
+    let numbers = (0..20u8, 0..100usize, 0..100usize, 0..4u8, 0..4u8);
     (numbers, 0..200u64, 1..80u64).prop_map(|(numbers, begin, length)| Step {
         what: numbers.0,
         node: numbers.1,
@@ -214,6 +214,12 @@ fn changes(state: &State, step: &Step) -> Option<Vec<Change>> {
             point: ObjectId([step.new_name; 16]),
             generation: begin,
         },
+        18 => Change::Synced { node: known? },
+        19 => match step.other % 3 {
+            0 => Change::Boot((step.name > 0).then_some(step.name.into())),
+            1 => Change::Doubtful { node: known? },
+            _ => Change::Trusted { node: known? },
+        },
         _ => return None,
     };
     Some(vec![change])
@@ -314,7 +320,7 @@ fn seen(state: &State) -> Vec<String> {
     let mut seen = vec![
         format!("{:?} {:?} {:?}", state.begun, state.name, state.from),
         format!("{} {} {}", state.next, state.entries, state.repository),
-        format!("{sources:?}"),
+        format!("{sources:?} {:?}", state.boot),
     ];
     for (number, node) in nodes {
         let body = match &node.body {
@@ -330,13 +336,15 @@ fn seen(state: &State) -> Vec<String> {
             other => format!("{other:?}"),
         };
         seen.push(format!(
-            "{number}: {:?} {:?} {:?} {:?} {:?} {} {body}",
+            "{number}: {:?} {:?} {:?} {:?} {:?} {} {} {} {body}",
             node.facts,
             node.atime,
             node.xattrs,
             node.linked_owner,
             &node.places[..],
             spooled(node),
+            state.unsynced.contains(&number),
+            state.doubtful.contains(&number),
         ));
     }
     seen
