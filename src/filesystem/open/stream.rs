@@ -321,7 +321,8 @@ impl Storing<'_> {
                     self.shared
                         .with_point(id, |open| open.give_stretch_back(which));
                     if due == Due::All {
-                        return Err(error);
+                        let name = self.shared.with_point(id, |open| open.last_name(node));
+                        return Err(error.context(name.unwrap_or_default()));
                     }
                     from = Cursor::of(node + 1);
                 }
