@@ -1,13 +1,17 @@
 //! Random reads: what is read of a frame is only as much as is asked for, and is as trustworthy as the whole.
 
-use crate::engine::Bench;
+use crate::engine::{Bench, full, seed};
 use crate::mount::{Mount, back_up, catalog};
+use crate::mount_writes::settings;
+use crate::served::{Tree, USER};
+use crate::sites::Random;
 use keepfs::error::Kind;
+use keepfs::filesystem::{Answer, Answered, ROOT};
 use keepfs::id::ChunkId;
 use keepfs::point::Trees;
 use keepfs::repository::{Lane, Location, PIECE_BYTES, Payload, Repository, Settings, Writer};
-use keepfs::store::MemoryStore;
 use keepfs::store::faults::FaultyStore;
+use keepfs::store::{MemoryStore, Store};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -177,4 +181,79 @@ fn a_mount_decompresses_for_a_random_read_no_more_than_the_beginning_of_a_frame(
     let mut all = vec![0; content.len()];
     file.read_exact_at(&mut all, 0).unwrap();
     assert!(all == content);
+}
+
+fn read_part(tree: &Tree, name: &str, offset: u64, length: u32) -> Answer<Vec<u8>> {
+    let mut ino = ROOT;
+    for name in ["primary", "host", "point", name] {
+        match tree.0.lookup(ino, name.as_bytes(), USER)? {
+            Answered::Found { attributes, .. } => ino = attributes.ino,
+            Answered::Missing { .. } => panic!("{name} is missing"),
+        }
+    }
+    let handle = tree.0.open(ino, libc::O_RDONLY)?;
+    let data = tree.0.read(handle, offset, length);
+    tree.0.close(handle);
+    Ok(data?.to_vec())
+}
+
+#[test]
+fn whatever_byte_of_a_pack_is_flipped_random_reads_are_right_or_refused() {
+    let mut random = Random(seed("flipped packs"));
+    let source = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for number in 0..60 {
+        let large = number % 15 == 0;
+        let length = 1 + random.below(if large { 6 << 20 } else { 60_000 }) as usize;
+        let content = match number % 2 {
+            0 => random.text(length),
+            _ => random.bytes(length),
+        };
+        let name = format!("f{number}");
+        std::fs::write(source.path().join(&name), &content).unwrap();
+        files.push((name, content));
+    }
+    let memory = MemoryStore::new();
+    let mut bench = Bench::in_store(Arc::new(memory.clone()), &settings());
+    back_up(&bench, source.path(), "point");
+    let packs = memory.list("packs/").unwrap();
+    let reads = if full() { 100_000 } else { 4_000 } / packs.len();
+    let (mut right, mut refused) = (0, 0);
+    for pack in &packs {
+        let whole = memory.get(&pack.name).unwrap();
+        let mut bent = whole.to_vec();
+        let at = random.below(bent.len() as u64) as usize;
+        bent[at] ^= 1 << random.below(8);
+        memory.overwrite(&pack.name, bent.into());
+        // A host that has nothing in its caches.
+        bench.cache = tempfile::tempdir().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let tree = Tree::of(&[("primary", &bench)], state.path());
+        for _ in 0..reads {
+            let (name, content) = &files[random.below(files.len() as u64) as usize];
+            let offset = random.below(content.len() as u64) as usize;
+            let length = 1 + random.below(100_000) as usize;
+            match read_part(&tree, name, offset as u64, length as u32) {
+                Ok(read) => {
+                    let end = content.len().min(offset + length);
+                    assert!(
+                        read == content[offset..end],
+                        "{name} {offset} {length}: {at} of {pack:?}"
+                    );
+                    right += 1;
+                }
+                Err(failure) => {
+                    assert_eq!(failure.errno(), libc::EBADMSG, "{:?}", failure.sentence());
+                    refused += 1;
+                }
+            }
+        }
+        drop(tree);
+        memory.overwrite(&pack.name, whole);
+    }
+    eprintln!(
+        "{} packs: {right} reads were right, {refused} refused",
+        packs.len()
+    );
+    assert!(right > refused && refused > 0);
 }
