@@ -2,6 +2,7 @@
 //! answer to the kernel; nothing is decided here.
 
 mod bound;
+mod forgetting;
 mod mountpoint;
 mod mounts;
 mod replies;
@@ -15,7 +16,7 @@ pub use mounts::{is_bound, served};
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
 use crossbeam_channel::{Receiver, bounded, select};
-use fuser::{InitFlags, Session, SessionACL};
+use fuser::{InitFlags, Notifier, Session, SessionACL};
 use shell::Shell;
 use std::ffi::OsString;
 use std::io;
@@ -109,6 +110,8 @@ pub struct Mounted {
     directory: PathBuf,
     connection: Option<u32>,
     filesystem: Arc<FileSystem>,
+    /// Held for whoever asks the kernel to forget.
+    _notifier: Arc<Notifier>,
     ended: Receiver<io::Result<()>>,
     while_bound: Option<PathBuf>,
 }
@@ -121,6 +124,8 @@ pub fn mount(
 ) -> Result<Mounted> {
     let directory = mountpoint::prepare(directory)?;
     let session = start(filesystem.clone(), &directory, &options)?;
+    let notifier = Arc::new(session.notifier());
+    forgetting::keep_forgetting(&filesystem, &notifier);
     let (end, ended) = bounded(1);
     std::thread::spawn(move || {
         // Nobody listens when the mount was given up.
@@ -132,6 +137,7 @@ pub fn mount(
         directory,
         connection,
         filesystem,
+        _notifier: notifier,
         ended,
         while_bound: options.while_bound,
     })

@@ -30,6 +30,15 @@ impl Mount {
     }
 
     pub fn with_state(repositories: Vec<(&str, Arc<Catalog>)>, state: tempfile::TempDir) -> Self {
+        let options = Options::new(state.path().to_owned());
+        Self::with_options(repositories, state, options)
+    }
+
+    pub fn with_options(
+        repositories: Vec<(&str, Arc<Catalog>)>,
+        state: tempfile::TempDir,
+        options: Options,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users shall enter as far as the mount lets them.
         run(&format!("chmod 755 {}", directory.path().display()));
@@ -39,7 +48,6 @@ impl Mount {
             .into_iter()
             .map(|(name, catalog)| (name.to_owned(), catalog))
             .collect();
-        let options = Options::new(state.path().to_owned());
         let filesystem = Arc::new(FileSystem::new(repositories, options));
         let mounted = mount(filesystem, directory.path(), MountOptions::default()).unwrap();
         Self {

@@ -4,6 +4,7 @@ use crate::backup::one_of_everything;
 use crate::engine::{Bench, assert_clean};
 use crate::mount::{Mount, back_up, catalog, run, same_trees, try_run};
 use keepfs::error::Kind;
+use keepfs::filesystem::Options;
 use keepfs::repository::Settings;
 use keepfs::store::MemoryStore;
 use keepfs::store::faults::{FaultyStore, Verb};
@@ -335,4 +336,39 @@ fn bytes_that_the_source_cannot_give_any_more_are_kept() {
     ));
     assert_eq!(std::fs::read(&file).unwrap(), content);
     assert_clean("sealed", &offsite.open());
+}
+
+#[test]
+fn the_kernel_forgets_sealed_points_whose_entries_take_too_much_memory() {
+    let bench = Bench::new(&settings());
+    catalog(&bench).ensure_backup(b"host").unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let options = Options {
+        entries_bytes: 200_000,
+        ..Options::new(state.path().to_owned())
+    };
+    let mount = Mount::with_options(vec![("primary", catalog(&bench))], state, options);
+    let host = mount.path().join("primary/host");
+    // Three quarters of the memory, again and again: each time those of before are forgotten.
+    for round in 0..3 {
+        let partial = host.join(format!("{round}.partial"));
+        std::fs::create_dir(&partial).unwrap();
+        for n in 0..350 {
+            let file = partial.join(n.to_string());
+            let made = (0..300).any(|_| match std::fs::write(&file, n.to_string()) {
+                Ok(()) => true,
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+                    std::thread::sleep(Duration::from_millis(100));
+                    false
+                }
+            });
+            assert!(made, "{n} of round {round}");
+        }
+        std::fs::rename(&partial, host.join(round.to_string())).unwrap();
+    }
+    for round in 0..3 {
+        let file = host.join(format!("{round}/349"));
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "349");
+    }
 }

@@ -786,3 +786,46 @@ fn a_listing_that_begins_again_shows_what_changed() {
     assert_eq!(names(0), [".", "..", "new"]);
     tree.0.close_directory(handle);
 }
+
+#[test]
+fn entries_of_open_points_take_no_more_memory_than_they_may() {
+    let bench = Bench::new(&settings());
+    let state = tempfile::tempdir().unwrap();
+    let options = Options {
+        entries_bytes: 100_000,
+        ..Options::new(state.path().to_owned())
+    };
+    let repositories = || vec![("primary".to_owned(), catalog(&bench))];
+    let tree = Tree(FileSystem::new(repositories(), options.clone()));
+    tree.mkdir("primary/host");
+    tree.mkdir("primary/host/x.partial");
+    let path = |n: u32| format!("primary/host/x.partial/{n}");
+    let mut files = 0;
+    let refused = loop {
+        match tree.create(&path(files)) {
+            Ok(handle) => tree.0.close(handle),
+            refused => break refused,
+        }
+        files += 1;
+    };
+    fails(refused, libc::ENOSPC, "open-memory");
+    assert!((150..300).contains(&files), "{files}");
+    // The other open points take of the same memory; what takes none goes on.
+    tree.mkdir("primary/host/y.partial");
+    let other = tree.create("primary/host/y.partial/file");
+    fails(other, libc::ENOSPC, "open-memory");
+    tree.mv(&path(0), &path(files)).unwrap();
+    let metrics = String::from_utf8(tree.read(".keepfs/metrics").unwrap()).unwrap();
+    assert!(metrics.contains("keepfs_open_entries_limit_bytes 100000\n"));
+    // A daemon that begins again holds what there is, and no more.
+    drop(tree);
+    let tree = Tree(FileSystem::new(repositories(), options));
+    fails(tree.create(&path(0)), libc::ENOSPC, "open-memory");
+    // What is removed or discarded makes room.
+    for n in 1..10 {
+        tree.rm(&path(n)).unwrap();
+    }
+    tree.put(&path(0), b"bytes");
+    tree.mv("primary/host/x.partial", "primary/host/x").unwrap();
+    assert_eq!(tree.read("primary/host/x/0").unwrap(), b"bytes");
+}

@@ -17,7 +17,9 @@ Keys of a cloud store come from credentials-command or access-key and secret-key
 AZURE_* and GOOGLE_* variables, or, for S3, from ~/.aws/credentials and ~/.aws/config (AWS_PROFILE).\n\n\
 The configuration is the first of --config, $KEEPFS_CONFIG, ~/.config/keepfs.toml and /etc/keepfs.toml. \
 `memory = \"64 MiB\"` at its top bounds what the cache and the buffers of each open repository take (128 MiB without it); `spool = \"8 GiB\"` what \
-the open points of a mount may keep on this host's disk until it is stored: whoever writes more waits.\n\n\
+the open points of a mount may keep on this host's disk until it is stored: whoever writes more waits; `open-memory = \"1 GiB\"` \
+what their entries may take in the daemon's memory (a quarter of the host's without it; about 430 bytes a file): whoever makes more \
+gets ENOSPC.\n\n\
 A mount shows the owners of a restore point by the numbers that this host has for their names, where it knows these; \
 `numeric-owners = true` at the top of the configuration shows the numbers as they are stored. ACLs hold numbers alone and \
 stay as they are.";

@@ -180,6 +180,7 @@ pub(super) fn mount(
     let catalogs = opened.collect::<Result<Vec<_>>>()?;
     let mut served = filesystem::Options::new(host.state_directory());
     served.spool_bytes = host.config().spool.unwrap_or(served.spool_bytes);
+    served.entries_bytes = host.config().open_memory.unwrap_or(served.entries_bytes);
     served.numeric_owners = host.config().numeric_owners;
     let tree = Arc::new(FileSystem::new(catalogs, served));
     tree.keep_sealing_idle();

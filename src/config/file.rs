@@ -31,6 +31,10 @@ pub struct Config {
     /// 8 GiB without it. Whoever writes more waits until some of it is stored.
     #[serde(default, deserialize_with = "size::deserialize")]
     pub spool: Option<u64>,
+    /// Bytes of memory that the entries of a mount's open points may take, 16 MiB at least; without it a quarter of the
+    /// host's. About 430 for an ordinary file: whoever would make more files is refused.
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub open_memory: Option<u64>,
     /// Whether a mount shows owners by the numbers that are stored, even where this host knows their names.
     #[serde(default)]
     pub numeric_owners: bool,
@@ -86,7 +90,7 @@ pub struct Reach {
 
 /// `retry-seconds` at most: an hour. Above that a person takes a command for hung.
 const RETRY_SECONDS_MAX: u64 = 3600;
-/// `memory` at least: below it a single chunk and its frames would not fit.
+/// `memory` at least: below it a single chunk and its frames would not fit. The same for `open-memory`.
 const MEMORY_MIN: u64 = 16 << 20;
 /// `spool` at least: below it the few megabytes that wait to become a whole chunk would fill it.
 const SPOOL_MIN: u64 = 64 << 20;
@@ -153,6 +157,10 @@ impl Config {
         }
         if config.spool.is_some_and(|bytes| bytes < SPOOL_MIN) {
             let message = format!("{}: spool must be 64 MiB or more", path.display());
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        if config.open_memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
+            let message = format!("{}: open-memory must be 16 MiB or more", path.display());
             return Err(Error::new(Kind::Invalid, message));
         }
         anchor(&mut config.cache_directory, directory);
@@ -310,6 +318,7 @@ mod tests {
             ("[repository.a\n", "line 1"),
             ("memory = \"1 MiB\"\n", "16 MiB or more"),
             ("spool = \"1 MiB\"\n", "64 MiB or more"),
+            ("open-memory = \"1 MiB\"\n", "16 MiB or more"),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);

@@ -4,7 +4,7 @@ use super::attributes::{Attributes, FOREVER, SOON};
 use super::changes::Caller;
 use super::control::{self, ControlFile};
 use super::errno::{Answer, Failure, Rule};
-use super::inode::{Node, What, number, number_in_point};
+use super::inode::{Node, ROOT, What, number, number_in_point};
 use super::open::{OpenPoint, TOP};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{Answered, FileSystem};
@@ -445,6 +445,24 @@ fn open_node(parent: &Arc<Node>, open: &Arc<OpenPoint>, number: u64) -> Node {
 }
 
 impl FileSystem {
+    /// Names by which the kernel knows points that were sealed, each with its directory's inode, when entries take more
+    /// than half of the memory that they may: as long as it knows them, theirs stay. It may look them up again.
+    pub fn to_be_forgotten(&self) -> Vec<(u64, Vec<u8>)> {
+        let facts = self.open_points.spool().facts();
+        let much = facts.entries > facts.entries_max / 2;
+        let Some(root) = self.inodes.get(ROOT).ok().filter(|_| much) else {
+            return Vec::new();
+        };
+        let sealed = self.open_points.all_sealed();
+        let named = sealed.iter().filter_map(|open| {
+            let point = open.sealed()?;
+            let repository = Arc::new(repository_node(&root, &open.repository));
+            let directory = backup_node(&repository, &open.repository, open.backup);
+            Some((directory.ino, point.point.name().to_vec()))
+        });
+        named.collect()
+    }
+
     /// The top of a complete point. One that was sealed here keeps its inodes as long as the kernel knows them.
     fn point_node(
         &self,

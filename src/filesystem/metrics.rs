@@ -57,6 +57,18 @@ impl Metrics {
                 spool.in_memory,
             ),
             (
+                "keepfs_open_entries_bytes",
+                "gauge",
+                "Memory that the entries of open points take.",
+                spool.entries,
+            ),
+            (
+                "keepfs_open_entries_limit_bytes",
+                "gauge",
+                "Memory that they may take.",
+                spool.entries_max,
+            ),
+            (
                 "keepfs_kept_frames_bytes",
                 "gauge",
                 "Compressed frames in memory that were read from one of several repositories.",

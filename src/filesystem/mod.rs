@@ -77,6 +77,8 @@ pub struct Options {
     pub state_directory: PathBuf,
     /// Bytes that all open points together may have written and not yet stored: more wait until some are.
     pub spool_bytes: u64,
+    /// Bytes of memory that the entries of all open points together may take: what would make more is refused.
+    pub entries_bytes: u64,
     /// How long a tool waits while nothing is stored, before it is refused.
     pub patience: Duration,
     /// Owners in complete points by the numbers that are stored, even where this host knows their names.
@@ -88,8 +90,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory, which may spool 8 GiB, owners by
-    /// name.
+    /// Owned by the calling user, 8 MiB of reading ahead, open points in this directory, which may spool 8 GiB and take a
+    /// quarter of the host's memory for their entries, owners by name.
     pub fn new(state_directory: PathBuf) -> Self {
         Self {
             // SAFETY: geteuid and getegid read two numbers of the process and cannot fail.
@@ -99,11 +101,27 @@ impl Options {
             read_ahead_bytes: 8 << 20,
             state_directory,
             spool_bytes: 8 << 30,
+            entries_bytes: memory_of_host() / 4,
             patience: Duration::from_secs(30),
             numeric_owners: false,
             clock: Clock::system(),
             boot: open::boot_of_host(),
         }
+    }
+}
+
+/// Bytes of memory that this host has; 4 GiB where it does not tell.
+fn memory_of_host() -> u64 {
+    // SAFETY: sysconf reads two numbers of the system.
+    let (pages, page) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    match u64::try_from(pages).ok().zip(u64::try_from(page).ok()) {
+        Some((pages, page)) => pages.saturating_mul(page),
+        None => 4 << 30,
     }
 }
 
@@ -170,7 +188,7 @@ impl FileSystem {
             problems.note(ROOT, sentence);
         }
         let directory = &options.state_directory;
-        let spool = Spool::new(options.spool_bytes, options.patience, options.boot);
+        let spool = Spool::new(&options);
         let filesystem = Self {
             open_points: OpenPoints::resume(directory, spool, &repositories, &problems),
             started: options.clock.now(),

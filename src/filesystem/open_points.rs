@@ -152,6 +152,13 @@ impl OpenPoints {
         of_backup.find(|open| open.name() == name)
     }
 
+    /// Those that were sealed and of which the kernel knows an inode.
+    pub(super) fn all_sealed(&self) -> Vec<Arc<OpenPoint>> {
+        let mut known = self.known.lock();
+        Self::settle(&mut known);
+        known.sealed.values().filter_map(Weak::upgrade).collect()
+    }
+
     /// The open point that has become this complete one, while the kernel knows it.
     pub(super) fn sealed(&self, point: &CompletePoint) -> Option<Arc<OpenPoint>> {
         let mut known = self.known.lock();

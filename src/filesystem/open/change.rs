@@ -146,3 +146,17 @@ pub(in crate::filesystem) enum Change {
         node: u64,
     },
 }
+
+impl Change {
+    /// Whether the open point takes more memory afterwards, or may.
+    pub fn takes_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::Make { .. }
+                | Self::Link { .. }
+                | Self::Xattr { value: Some(_), .. }
+                | Self::Written { .. }
+                | Self::Reference { .. }
+        )
+    }
+}

@@ -230,6 +230,9 @@ impl OpenPoint {
     /// Writes a change down and applies it.
     fn change(&self, inner: &mut Inner, change: Change) -> Answer<()> {
         self.tell_failure(inner)?;
+        if change.takes_memory() {
+            self.spool.require_memory()?;
+        }
         self.note_boot(inner)?;
         inner.journal.append(&change)?;
         if let Some((node, range)) = touched(&change) {

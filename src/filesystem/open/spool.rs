@@ -9,6 +9,7 @@
 
 use super::stream::Streamer;
 use crate::error::{Error, Kind, Result};
+use crate::filesystem::Options;
 use crate::filesystem::repositories::MountedRepository;
 use crate::id::ObjectId;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -31,6 +32,10 @@ pub(in crate::filesystem) struct SpoolFacts {
     pub streamed: u64,
     /// Bytes in memory between the spool and the packs.
     pub in_memory: u64,
+    /// Bytes of memory that entries of open points take.
+    pub entries: u64,
+    /// Bytes that they may take.
+    pub entries_max: u64,
 }
 
 /// Counters of what is stored behind the tools' backs.
@@ -42,6 +47,8 @@ pub(super) struct Streamed {
 
 struct Room {
     used: u64,
+    /// Bytes of memory that entries take.
+    entries: u64,
     /// Bytes that were ever released.
     released: u64,
     /// Repositories that are storing everything because somebody waits for room.
@@ -53,6 +60,7 @@ struct Room {
 /// The room of the spool, shared with whoever holds a part of it.
 pub(super) struct Rooms {
     bound: u64,
+    entries_max: u64,
     room: Mutex<Room>,
     changed: Condvar,
 }
@@ -69,30 +77,38 @@ pub(in crate::filesystem) struct Spool {
 }
 
 impl Spool {
-    /// A spool of at most `bound` bytes, in this boot of the host.
-    pub(in crate::filesystem) fn new(bound: u64, patience: Duration, boot: u128) -> Arc<Self> {
+    /// A spool as these options have it.
+    pub(in crate::filesystem) fn new(options: &Options) -> Arc<Self> {
         let room = Room {
             used: 0,
+            entries: 0,
             released: 0,
             draining: 0,
             why: None,
         };
         Arc::new(Self {
             rooms: Arc::new(Rooms {
-                bound,
+                bound: options.spool_bytes,
+                entries_max: options.entries_bytes,
                 room: Mutex::new(room),
                 changed: Condvar::new(),
             }),
-            patience,
-            boot,
+            patience: options.patience,
+            boot: options.boot,
             streamers: Mutex::default(),
             streamed: Arc::default(),
         })
     }
 
     pub(in crate::filesystem) fn facts(&self) -> SpoolFacts {
+        let (spooled, entries) = {
+            let room = self.rooms.room.lock();
+            (room.used, room.entries)
+        };
         SpoolFacts {
-            spooled: self.rooms.room.lock().used,
+            spooled,
+            entries,
+            entries_max: self.rooms.entries_max,
             bound: self.rooms.bound,
             streamed: self.streamed.bytes.load(Relaxed),
             in_memory: self.streamed.in_memory.load(Relaxed),
@@ -140,6 +156,7 @@ impl Spool {
         Share {
             rooms: self.rooms.clone(),
             held: 0,
+            entries: 0,
         }
     }
 
@@ -156,7 +173,21 @@ impl Spool {
         Ok(Share {
             rooms: self.rooms.clone(),
             held: bytes,
+            entries: 0,
         })
+    }
+
+    /// Fails with `Full` when entries take all the memory that they may.
+    pub(super) fn require_memory(&self) -> Result<()> {
+        let (entries, max) = (self.rooms.room.lock().entries, self.rooms.entries_max);
+        if entries < max {
+            return Ok(());
+        }
+        let message = format!(
+            "the entries of this mount's open points take {entries} of {max} bytes of memory; seal or discard some of \
+             them, or give them more (`open-memory` at the top of the configuration)"
+        );
+        Err(Error::new(Kind::Full, message))
     }
 
     /// As [`Self::reserve`] where not the bound but the disk is full: whether anything was released.
@@ -228,13 +259,23 @@ impl Drop for Drain {
     }
 }
 
-/// A part of the spool's room, given back when it is dropped.
+/// A part of the spool's room and of the memory for entries, given back when it is dropped.
 pub(super) struct Share {
     rooms: Arc<Rooms>,
     held: u64,
+    entries: u64,
 }
 
 impl Share {
+    /// From now on entries take so many bytes of memory.
+    pub(super) fn remember(&mut self, entries: u64) {
+        if entries != self.entries {
+            let mut room = self.rooms.room.lock();
+            room.entries = room.entries - self.entries + entries;
+            self.entries = entries;
+        }
+    }
+
     /// From now on holds so many bytes.
     pub(super) fn hold(&mut self, bytes: u64) {
         if bytes == self.held {
@@ -254,6 +295,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut room = self.rooms.room.lock();
         room.used -= self.held;
+        room.entries -= self.entries;
         self.rooms.changed.notify_all();
     }
 }

@@ -51,6 +51,16 @@ pub(in crate::filesystem) enum Body {
     Special(u32, u64),
 }
 
+/// Bytes of memory that a node takes with the file that it refers to, a stretch more, and a name beside its letters.
+const NODE_BYTES: u64 = 330;
+const SEGMENT_BYTES: u64 = 132;
+const NAME_BYTES: u64 = 80;
+
+/// Bytes of memory that a name takes in its directory.
+fn name_weight(name: &[u8]) -> u64 {
+    NAME_BYTES + name.len() as u64
+}
+
 /// A node of an open point.
 #[derive(Debug)]
 pub(in crate::filesystem) struct OpenNode {
@@ -78,6 +88,22 @@ impl OpenNode {
             linked_owner: None,
             places: Few::default(),
         }
+    }
+
+    /// Bytes of memory that it takes, without its names; measured in the test of nodes.
+    fn weight(&self) -> u64 {
+        let outside: usize = match &self.body {
+            Body::File { content, .. } => {
+                content.segments.len().saturating_sub(1) * SEGMENT_BYTES as usize
+            }
+            Body::Symlink(target) => target.len(),
+            Body::Directory { .. } | Body::Special(..) => 0,
+        };
+        let xattrs = self.xattrs.iter();
+        let xattrs: usize = xattrs
+            .map(|(name, value)| name.len() + value.len() + 48)
+            .sum();
+        NODE_BYTES + (outside + xattrs) as u64
     }
 
     /// The file type bits of its mode.
@@ -170,6 +196,8 @@ pub(in crate::filesystem) struct State {
     pub doubtful: BTreeSet<u64>,
     /// Stretches that were stored and referred to so far.
     pub stored: u64,
+    /// Bytes of memory that nodes and names take, as counted by [`OpenNode::weight`] and [`name_weight`].
+    pub memory: u64,
 }
 
 /// The numbers of stored stretches begin here, those of sources at 0.
@@ -366,6 +394,7 @@ impl State {
         if self.is_unnamed(number) {
             self.give_up(number);
             self.doubtful.remove(&number);
+            self.memory -= self.nodes.get(&number).map_or(0, OpenNode::weight);
             self.nodes.remove(&number);
         }
     }
@@ -379,6 +408,9 @@ impl State {
 
     fn add(&mut self, number: u64, made: Made, facts: Facts) {
         let node = OpenNode::new(self.body(made), facts, self.now);
+        // Only a damaged journal makes a node twice.
+        self.memory -= self.nodes.get(&number).map_or(0, OpenNode::weight);
+        self.memory += node.weight();
         self.nodes.insert(number, node);
     }
 
@@ -428,8 +460,10 @@ impl State {
             return;
         };
         *subdirectories += u32::from(directory);
+        let weight = name_weight(&name);
         if names.insert(name, Name::new(number, false)).is_none() {
             self.entries += 1;
+            self.memory += weight;
         }
     }
 
@@ -437,6 +471,7 @@ impl State {
         let names = self.nodes.get_mut(&parent)?.names_mut()?;
         let left = names.remove(name)?;
         self.entries -= 1;
+        self.memory -= name_weight(name);
         self.matched -= u64::from(left.matched());
         let mut directory = false;
         if let Some(node) = self.nodes.get_mut(&left.node()) {
@@ -473,7 +508,9 @@ impl State {
         let Some(node) = self.nodes.get_mut(&number) else {
             return;
         };
+        self.memory -= node.weight();
         let Body::File { content, hash } = &mut node.body else {
+            self.memory += node.weight();
             return;
         };
         self.spooled -= content.spooled;
@@ -486,6 +523,7 @@ impl State {
             }
             _ => self.written.insert(number),
         };
+        self.memory += node.weight();
     }
 
     fn set_xattr(&mut self, node: u64, name: Vec<u8>, value: Option<Vec<u8>>) {
@@ -493,6 +531,7 @@ impl State {
             return;
         };
         node.ctime = self.now;
+        self.memory -= node.weight();
         let mut xattrs = std::mem::take(&mut node.xattrs).into_vec();
         let place = xattrs.binary_search_by(|(known, _)| known.cmp(&name));
         match (place, value) {
@@ -504,6 +543,7 @@ impl State {
             (Err(_), None) => {}
         }
         node.xattrs = xattrs.into();
+        self.memory += node.weight();
     }
 
     /// Nothing but this source is referred to by number any more; what others refer to they hold.
@@ -534,6 +574,15 @@ impl State {
     pub fn child(&self, parent: u64, name: &[u8]) -> Option<u64> {
         let names = self.nodes.get(&parent)?.names()?;
         names.get(name).map(|name| name.node())
+    }
+
+    /// What [`State::memory`] is, counted anew.
+    #[cfg(test)]
+    pub fn memory_counted(&self) -> u64 {
+        let nodes = self.nodes.values().map(OpenNode::weight);
+        let names = self.nodes.values().filter_map(OpenNode::names);
+        let names = names.flatten().map(|(name, _)| name_weight(name));
+        nodes.chain(names).sum()
     }
 
     /// The names that lead from the top to a node, by its first place.

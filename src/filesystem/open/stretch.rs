@@ -510,6 +510,7 @@ impl OpenPoint {
         let gone = matches!(inner.stage, Stage::Sealed(_) | Stage::Discarded);
         let held = inner.state.spooled + inner.streaming.unreleased_bytes;
         inner.share.hold(if gone { 0 } else { held });
+        inner.share.remember(inner.state.memory);
     }
 
     /// Storing has failed: everything that was in hand is due again, and the next call tells of it.

@@ -362,9 +362,11 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         let mut live = Live::begin(directory.path());
         before.iter().for_each(|step| live.step(step));
+        prop_assert_eq!(live.state.memory, live.state.memory_counted());
         prop_assert_eq!(seen(&again(directory.path())), seen(&live.state));
         live.replace_journal();
         let made = again(directory.path());
+        prop_assert_eq!(made.memory, made.memory_counted());
         prop_assert_eq!(seen(&made), seen(&live.state));
         let spooled = made.nodes.values().filter_map(OpenNode::content);
         prop_assert_eq!(made.spooled, spooled.map(|content| content.spooled).sum::<u64>());
