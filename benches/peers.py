@@ -277,7 +277,7 @@ def report(rows, corpora, tools):
                 own = median("keepfs", corpus, step, what)
                 values = [(tool, median(tool, corpus, step, what)) for tool in tools]
                 cells = ["-" if value is None else shown(value, what) +
-                         (f" ({own / value:.2f})" if own is not None and tool != "keepfs" else "") for tool, value in values]
+                         (f" ({own / value:.2f})" if own is not None and value and tool != "keepfs" else "") for tool, value in values]
                 if any(value is not None for _, value in values) and not (what in ("rss", "anonymous") and step.startswith(("find", "cp "))):
                     print(f"| {step}, {what} | " + " | ".join(cells) + " |")
 

@@ -5,7 +5,7 @@ use crate::mount::{catalog, run};
 use crate::served::{Host, Tree, USER, content, fails};
 use crate::sites::Random;
 use keepfs::clock::Time;
-use keepfs::filesystem::{Changes, FileSystem, Options};
+use keepfs::filesystem::{Changes, FileSystem, Options, open_points};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,6 +96,8 @@ fn what_was_not_synced_when_the_host_went_down_is_not_sealed_before_it_was_copie
         assert_eq!(time(&tree, "changed") == LONG_AGO, round < 2);
     }
     let tree = serve(&host, 2);
+    let listed = open_points(host.state.path()).unwrap();
+    assert!(listed[0].doubts.as_ref().unwrap().contains("and 2 more"));
     let since = time(&tree, "cut");
     let seal = || tree.mv(POINT, "offsite/host/x");
     fails(seal(), libc::EBADMSG, "went down before all of");

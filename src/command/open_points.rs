@@ -147,7 +147,10 @@ fn line(known: Option<&Known>, facts: &OpenPointFacts, age_seconds: u64) -> Open
         maker: facts.maker,
         entries: facts.entries,
         bytes: facts.bytes,
-        next: next_step(&name),
+        next: match &facts.doubts {
+            Some(doubts) => format!("{doubts}; then {}", next_step(&name)),
+            None => next_step(&name),
+        },
         repository,
         backup,
         name,

@@ -8,7 +8,7 @@
 //! doubt either as long as the host runs: the kernel has the bytes.
 
 use super::change::{Change, Facts};
-use super::{Inner, OpenPoint, Stage};
+use super::{Inner, OpenPoint, Stage, State};
 use crate::error::{Error, Kind, Result};
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -99,12 +99,26 @@ impl OpenPoint {
         }
     }
 
-    /// The sentence about files in doubt, if there are any.
+    /// As [`State::doubts`].
     pub(in crate::filesystem) fn doubts(&self) -> Option<String> {
-        let state = &self.inner.lock().state;
-        let doubtful = state.doubtful.iter();
-        let paths = doubtful.filter(|node| !state.is_unnamed(**node));
-        let mut paths = paths.filter_map(|node| state.path(*node));
+        self.inner.lock().state.doubts()
+    }
+
+    /// Fails with `Damaged` while files are in doubt.
+    pub(super) fn require_no_doubt(&self) -> Result<()> {
+        match self.doubts() {
+            None => Ok(()),
+            Some(sentence) => Err(Error::new(Kind::Damaged, sentence)),
+        }
+    }
+}
+
+impl State {
+    /// The sentence about files in doubt, if there are any.
+    pub(super) fn doubts(&self) -> Option<String> {
+        let doubtful = self.doubtful.iter();
+        let paths = doubtful.filter(|node| !self.is_unnamed(**node));
+        let mut paths = paths.filter_map(|node| self.path(*node));
         let named: Vec<_> = paths.by_ref().take(NAMED).collect();
         let shown = named
             .iter()
@@ -120,14 +134,6 @@ impl OpenPoint {
                  say with `touch` that a file is right"
             )
         })
-    }
-
-    /// Fails with `Damaged` while files are in doubt.
-    pub(super) fn require_no_doubt(&self) -> Result<()> {
-        match self.doubts() {
-            None => Ok(()),
-            Some(sentence) => Err(Error::new(Kind::Damaged, sentence)),
-        }
     }
 }
 

@@ -26,6 +26,8 @@ pub struct OpenPointFacts {
     pub entries: u64,
     /// Bytes of all its files.
     pub bytes: u64,
+    /// The sentence about files of which the host may have lost bytes, as far as a daemon has noticed.
+    pub doubts: Option<String>,
     /// Where its journal and its spool lie.
     pub directory: PathBuf,
 }
@@ -65,6 +67,7 @@ pub fn has_open_point(state_directory: &Path, id: ObjectId) -> bool {
 fn facts_of(directory: PathBuf) -> Result<Option<OpenPointFacts>> {
     let mut state = State::default();
     journal::peek(&directory, &mut |change| state.apply(change, &|_| None))?;
+    let doubts = state.doubts();
     let Some(Change::Begin {
         repository,
         backup,
@@ -84,6 +87,7 @@ fn facts_of(directory: PathBuf) -> Result<Option<OpenPointFacts>> {
         entries: state.entries,
         bytes: bytes.map(|content| content.size).sum(),
         name: state.name,
+        doubts,
         directory,
     }))
 }
