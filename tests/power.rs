@@ -22,13 +22,26 @@ fn serve(host: &Host, boot: u128) -> Tree {
 }
 
 fn serve_from(host: &Host, state: &Path, boot: u128) -> Tree {
-    let both = [("primary", &host.primary), ("offsite", &host.offsite)];
-    let both = both.map(|(name, bench)| (name.to_owned(), catalog(bench)));
-    let options = Options {
-        boot,
-        ..Options::new(state.to_owned())
+    let begin = || {
+        let both = [("primary", &host.primary), ("offsite", &host.offsite)];
+        let both = both.map(|(name, bench)| (name.to_owned(), catalog(bench)));
+        let options = Options {
+            boot,
+            ..Options::new(state.to_owned())
+        };
+        Tree(FileSystem::new(both.into(), options))
     };
-    Tree(FileSystem::new(both.into(), options))
+    // A thread of the mount that ended may still hold the journal for a moment, as no process has ended.
+    for _ in 0..50 {
+        let tree = begin();
+        let there = open_points(state).is_ok_and(|points| !points.is_empty());
+        if !there || tree.look(POINT).is_some() {
+            return tree;
+        }
+        drop(tree);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    begin()
 }
 
 fn at(name: &str) -> String {
@@ -224,7 +237,9 @@ impl Disk {
     fn lose_power(&self) {
         let shown = self.directory.path().display();
         run(&format!(
-            "cp --sparse=always {shown}/disk {shown}/left && umount {shown}/mounted && mv {shown}/left {shown}/disk"
+            "cp --sparse=always {shown}/disk {shown}/left\n\
+             for try in $(seq 100); do ! umount {shown}/mounted || break; sleep 0.1; done\n\
+             mv {shown}/left {shown}/disk"
         ));
         self.mount();
     }
