@@ -151,17 +151,19 @@ impl Config {
             check(name, reach).map_err(|error| error.context(path.display()))?;
             reach.anchor(directory);
         }
-        if config.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
-            let message = format!("{}: memory must be 16 MiB or more", path.display());
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        if config.spool.is_some_and(|bytes| bytes < SPOOL_MIN) {
-            let message = format!("{}: spool must be 64 MiB or more", path.display());
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        if config.open_memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
-            let message = format!("{}: open-memory must be 16 MiB or more", path.display());
-            return Err(Error::new(Kind::Invalid, message));
+        for (name, bytes, min) in [
+            ("memory", config.memory, MEMORY_MIN),
+            ("spool", config.spool, SPOOL_MIN),
+            ("open-memory", config.open_memory, MEMORY_MIN),
+        ] {
+            if bytes.is_some_and(|bytes| bytes < min) {
+                let message = format!(
+                    "{}: {name} must be {} MiB or more",
+                    path.display(),
+                    min >> 20
+                );
+                return Err(Error::new(Kind::Invalid, message));
+            }
         }
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);

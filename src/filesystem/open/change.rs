@@ -148,14 +148,14 @@ pub(in crate::filesystem) enum Change {
 }
 
 impl Change {
-    /// Whether the open point takes more memory afterwards, or may.
+    /// Whether the open point takes more memory afterwards, or may. Of bytes that were written it is asked before they are
+    /// in the spool.
     pub fn takes_memory(&self) -> bool {
         matches!(
             self,
             Self::Make { .. }
                 | Self::Link { .. }
                 | Self::Xattr { value: Some(_), .. }
-                | Self::Written { .. }
                 | Self::Reference { .. }
         )
     }

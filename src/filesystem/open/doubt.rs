@@ -1,8 +1,8 @@
 //! What the host may have lost when it went down: bytes that were spooled and that nobody had synced. The journal says
 //! in which boot of the host an open point was written, and which spools were synced since something was written to
 //! them. A daemon that goes on in another boot doubts all others: their times become those of the discovery, so that
-//! rsync and its like look at them again, and the point is not sealed before each of them was written anew, removed, or
-//! declared right by setting its time. They can be read: a database mends what it has not synced by itself.
+//! rsync and its like look at them again, and the point is not sealed before each of them was cut to nothing, replaced,
+//! removed, or declared right by setting its time. They can be read: a database mends what it has not synced by itself.
 //!
 //! A daemon that ends sees to it that nothing is in doubt after the next boot. One that was killed leaves nothing in
 //! doubt either as long as the host runs: the kernel has the bytes.

@@ -47,8 +47,6 @@ pub(super) struct Streamed {
 
 struct Room {
     used: u64,
-    /// Bytes of memory that entries take.
-    entries: u64,
     /// Bytes that were ever released.
     released: u64,
     /// Repositories that are storing everything because somebody waits for room.
@@ -60,6 +58,8 @@ struct Room {
 /// The room of the spool, shared with whoever holds a part of it.
 pub(super) struct Rooms {
     bound: u64,
+    /// Bytes of memory that entries take, and that they may take.
+    entries: AtomicU64,
     entries_max: u64,
     room: Mutex<Room>,
     changed: Condvar,
@@ -81,7 +81,6 @@ impl Spool {
     pub(in crate::filesystem) fn new(options: &Options) -> Arc<Self> {
         let room = Room {
             used: 0,
-            entries: 0,
             released: 0,
             draining: 0,
             why: None,
@@ -89,6 +88,7 @@ impl Spool {
         Arc::new(Self {
             rooms: Arc::new(Rooms {
                 bound: options.spool_bytes,
+                entries: AtomicU64::new(0),
                 entries_max: options.entries_bytes,
                 room: Mutex::new(room),
                 changed: Condvar::new(),
@@ -101,13 +101,9 @@ impl Spool {
     }
 
     pub(in crate::filesystem) fn facts(&self) -> SpoolFacts {
-        let (spooled, entries) = {
-            let room = self.rooms.room.lock();
-            (room.used, room.entries)
-        };
         SpoolFacts {
-            spooled,
-            entries,
+            spooled: self.rooms.room.lock().used,
+            entries: self.rooms.entries.load(Relaxed),
             entries_max: self.rooms.entries_max,
             bound: self.rooms.bound,
             streamed: self.streamed.bytes.load(Relaxed),
@@ -179,7 +175,7 @@ impl Spool {
 
     /// Fails with `Full` when entries take all the memory that they may.
     pub(super) fn require_memory(&self) -> Result<()> {
-        let (entries, max) = (self.rooms.room.lock().entries, self.rooms.entries_max);
+        let (entries, max) = (self.rooms.entries.load(Relaxed), self.rooms.entries_max);
         if entries < max {
             return Ok(());
         }
@@ -270,8 +266,8 @@ impl Share {
     /// From now on entries take so many bytes of memory.
     pub(super) fn remember(&mut self, entries: u64) {
         if entries != self.entries {
-            let mut room = self.rooms.room.lock();
-            room.entries = room.entries - self.entries + entries;
+            self.rooms.entries.fetch_add(entries, Relaxed);
+            self.rooms.entries.fetch_sub(self.entries, Relaxed);
             self.entries = entries;
         }
     }
@@ -295,7 +291,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut room = self.rooms.room.lock();
         room.used -= self.held;
-        room.entries -= self.entries;
+        self.rooms.entries.fetch_sub(self.entries, Relaxed);
         self.rooms.changed.notify_all();
     }
 }

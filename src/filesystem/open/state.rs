@@ -508,9 +508,8 @@ impl State {
         let Some(node) = self.nodes.get_mut(&number) else {
             return;
         };
-        self.memory -= node.weight();
+        let weight = node.weight();
         let Body::File { content, hash } = &mut node.body else {
-            self.memory += node.weight();
             return;
         };
         self.spooled -= content.spooled;
@@ -523,7 +522,7 @@ impl State {
             }
             _ => self.written.insert(number),
         };
-        self.memory += node.weight();
+        self.memory = self.memory - weight + node.weight();
     }
 
     fn set_xattr(&mut self, node: u64, name: Vec<u8>, value: Option<Vec<u8>>) {
@@ -531,7 +530,7 @@ impl State {
             return;
         };
         node.ctime = self.now;
-        self.memory -= node.weight();
+        let weight = node.weight();
         let mut xattrs = std::mem::take(&mut node.xattrs).into_vec();
         let place = xattrs.binary_search_by(|(known, _)| known.cmp(&name));
         match (place, value) {
@@ -543,7 +542,7 @@ impl State {
             (Err(_), None) => {}
         }
         node.xattrs = xattrs.into();
-        self.memory += node.weight();
+        self.memory = self.memory - weight + node.weight();
     }
 
     /// Nothing but this source is referred to by number any more; what others refer to they hold.

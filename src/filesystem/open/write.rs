@@ -149,6 +149,7 @@ impl OpenPoint {
             let message = "a file cannot be larger than 8 EiB";
             return Err(Error::new(Kind::TooBig, message).into());
         }
+        self.spool.require_memory()?;
         // Without the lock: this waits while the spool is full.
         let _room = self.spool.reserve(length)?;
         let range = begin..begin + length;
