@@ -69,13 +69,22 @@ pub struct FaultyStore {
 #[derive(Debug, Default)]
 struct State {
     log: Vec<Operation>,
-    stop: Option<(u64, Stop)>,
+    stop: Option<StopAt>,
     stopped: bool,
     failures: Option<(u64, Kind)>,
     aimed: Option<Aimed>,
     panics: Option<Verb>,
     flips: Vec<(String, u64)>,
     delay: Duration,
+}
+
+/// The operation at which a store stops: of those that change objects whose name starts with `prefix`, the one that is
+/// `left` away.
+#[derive(Debug)]
+struct StopAt {
+    prefix: String,
+    left: u64,
+    stop: Stop,
 }
 
 /// Some calls that fail.
@@ -138,7 +147,16 @@ impl FaultyStore {
     /// Stops dead at the `nth` mutating operation from now (1 is the next): it and everything after it fail with
     /// [`Kind::Unreachable`], as if the process had died there.
     pub fn stop_at(&self, nth: u64, stop: Stop) {
-        self.state.lock().stop = Some((nth, stop));
+        self.stop_at_object("", nth, stop);
+    }
+
+    /// As [`Self::stop_at`], counting only operations on objects whose name starts with `prefix`.
+    pub fn stop_at_object(&self, prefix: &str, nth: u64, stop: Stop) {
+        self.state.lock().stop = Some(StopAt {
+            prefix: prefix.to_owned(),
+            left: nth,
+            stop,
+        });
     }
 
     /// Whether it has stopped.
@@ -240,15 +258,16 @@ impl State {
                 format!("{name}: made to fail by a test"),
             ));
         }
-        let Some((left, stop)) = self.stop.as_mut().filter(|_| verb.mutates()) else {
+        let counted = |at: &&mut StopAt| verb.mutates() && name.starts_with(&at.prefix);
+        let Some(at) = self.stop.as_mut().filter(counted) else {
             return Ok(Fate::Happens);
         };
-        *left = left.saturating_sub(1);
-        if *left > 0 {
+        at.left = at.left.saturating_sub(1);
+        if at.left > 0 {
             return Ok(Fate::Happens);
         }
         self.stopped = true;
-        match stop {
+        match at.stop {
             Stop::Before => Err(stopped(name)),
             Stop::After => Ok(Fate::HappensUnheard),
         }
