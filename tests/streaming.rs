@@ -2,6 +2,7 @@
 //! stored of a change, what happens when nothing can be stored, and what survives.
 
 use crate::backup::entries;
+use crate::daemon_kills::wait_for;
 use crate::engine::{Bench, assert_clean, full, seed};
 use crate::mount::{back_up, catalog, run};
 use crate::mount_writes::settings;
@@ -375,6 +376,33 @@ fn a_small_change_of_a_large_file_stores_little() {
                 .unwrap();
         }
     }
+}
+
+#[test]
+fn what_is_written_anew_as_it_was_makes_the_same_chunks() {
+    let host = Host::new(64 * MIB);
+    let content = noise("anew", 64 * MIB);
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), &content).unwrap();
+    back_up(&host.bench, source.path(), "p1");
+    let tree = host.serve();
+    let top = tree.mkdir("p2.partial");
+    let old = tree.ino("repo/host/p1/file");
+    tree.0.link(old, top, b"file").unwrap();
+    let handle = tree.open("repo/host/p2.partial/file");
+    let before = host.data_bytes();
+    // From the middle of a chunk to the middle of another.
+    let range = 20 * MIB + 777..44 * MIB + 778;
+    for at in range.clone().step_by(MIB) {
+        let piece = at..range.end.min(at + MIB);
+        tree.write(handle, piece.start, &content[piece]).unwrap();
+    }
+    // Some of it is stored while the tool goes on.
+    wait_for(|| tree.spooled() < 16 * MIB as u64);
+    tree.mv("p2.partial", "p2").unwrap();
+    let stored = host.data_bytes() - before;
+    assert!(stored < 100_000, "{stored}");
+    assert!(tree.read("repo/host/p2/file") == content);
 }
 
 #[test]

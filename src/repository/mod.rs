@@ -145,6 +145,11 @@ impl Settings {
             .expect("check() has seen the limits")
     }
 
+    /// Whether equal bytes are cut into equal chunks by both.
+    pub fn cut_as(&self, other: &Self) -> bool {
+        (self.seed, self.cut) == (other.seed, other.cut)
+    }
+
     /// Seconds for which a forgotten point can be brought back: the setting `trash-days`, or a week.
     pub fn trash_seconds(&self) -> i64 {
         i64::from(self.number(TRASH_DAYS).unwrap_or(DEFAULT_TRASH_DAYS)) * 24 * 60 * 60

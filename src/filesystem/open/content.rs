@@ -115,6 +115,22 @@ impl SourceFile {
         repository.read_located(&location, within, bytes)
     }
 
+    /// The part of a chunk that lies before byte `end`, where it goes on behind that.
+    pub fn begun_before(&self, end: u64) -> Result<Option<SourcePart>> {
+        if end == 0 {
+            return Ok(None);
+        }
+        let Some(part) = self.parts(end - 1, end + 1)?.next().transpose()? else {
+            return Ok(None);
+        };
+        let goes_on = part.length() > 1;
+        Ok(goes_on.then_some(SourcePart {
+            within: 0..part.within.start + 1,
+            whole: false,
+            ..part
+        }))
+    }
+
     /// What its bytes from `begin` to `end` are, in order.
     pub fn parts(
         &self,
@@ -401,6 +417,13 @@ impl OpenContent {
             parts.push((at, end - at, None));
         }
         parts
+    }
+
+    /// The stretch that ends at `end`.
+    pub fn ending_at(&self, end: u64) -> Option<&Segment> {
+        let behind = self.segments.partition_point(|old| old.end() < end);
+        let found = self.segments.get(behind);
+        found.filter(|segment| segment.end() == end)
     }
 
     /// The next data (or else hole) at or after `offset`, which lies in the file.

@@ -4,6 +4,7 @@
 //! It holds an open point for moments only, never while the store is asked: a mount that ends waits for none of it.
 
 use super::OpenPoint;
+use super::content::Place;
 use super::recut::Recut;
 use super::spool::{Drain, Streamed};
 use super::stretch::{Cursor, Due, Stretch};
@@ -361,25 +362,28 @@ impl Storing<'_> {
     /// Puts a stretch into packs, as far as it is cut already; how many bytes.
     fn put(&mut self, open: ObjectId, mut stretch: Stretch) -> Result<u64, Broken> {
         let contents = self.contents(open)?;
-        let (extents, hasher) = match stretch.whole {
-            true => (vec![self.put_whole(&contents, &stretch)?], None),
+        let (begin, extents, hasher) = match stretch.whole {
+            true => {
+                let extent = self.put_whole(&contents, &stretch)?;
+                (stretch.range.start, vec![extent], None)
+            }
             false => {
                 let hasher = stretch.hasher.take();
                 self.put_cut(&contents, &stretch, hasher)?
             }
         };
         let bytes: u64 = extents.iter().map(|extent| extent.length).sum();
-        let upto = stretch.range.start + bytes;
+        let range = begin..begin + bytes;
         let which = (stretch.node, stretch.number);
         self.shared
-            .with_point(open, |open| open.put_stretch(which, upto, hasher));
+            .with_point(open, |open| open.put_stretch(which, range, hasher));
         if bytes == 0 {
             return Ok(0);
         }
         self.pending.push(Put {
             open,
             stretch: which,
-            begin: stretch.range.start,
+            begin,
             extents,
         });
         self.unpublished += bytes;
@@ -410,22 +414,52 @@ impl Storing<'_> {
         Ok(Extent { length, chunk })
     }
 
+    /// The beginning of the chunk whose end this stretch was written over.
+    fn head(&self, stretch: &Stretch) -> Option<Vec<u8>> {
+        let before = stretch.before.as_ref()?;
+        let Place::Source(source, offset) = &before.place else {
+            return None;
+        };
+        let there = source.trees().ok()?.repository().settings();
+        if !there.cut_as(self.shared.repository.settings()) {
+            return None;
+        }
+        // Where it cannot be read, cuts fall elsewhere for a while.
+        let part = source.begun_before(offset + before.length).ok()??;
+        if part.chunk.is_none() || part.length() > before.length {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        source.read(&part, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Cuts a stretch. The extents, the byte of the file where the first begins, and the hash of everything up to the
+    /// end of the last. A chunk that begins before the stretch is left in the spool until the point is sealed: written
+    /// anew as it was, a file makes the chunks that it had.
     fn put_cut(
         &self,
         contents: &Contents,
         stretch: &Stretch,
         hasher: Option<blake3::Hasher>,
-    ) -> Result<(Vec<Extent>, Option<blake3::Hasher>), Broken> {
-        let mut extents = Vec::new();
+    ) -> Result<(u64, Vec<Extent>, Option<blake3::Hasher>), Broken> {
+        let head = self.head(stretch).unwrap_or_default();
+        let mut begin = stretch.range.start - head.len() as u64;
+        let mut extents = VecDeque::new();
         let in_memory = InMemory(&self.shared.streamed, 0.into());
         let mut tell = |extent: Extent| {
             in_memory.left(extent.length);
-            extents.push(extent);
+            extents.push_back(extent);
             Ok(())
         };
         let chunks = Chunks::new(contents, self.workers, &mut tell);
         let mut cut = Recut::new(chunks, contents.cutting.clone(), stretch.block);
-        cut.hasher = hasher;
+        if head.is_empty() {
+            cut.hasher = hasher;
+        } else {
+            in_memory.entered(head.len() as u64);
+            cut.bytes(begin, &head)?;
+        }
         let mut buffer = vec![0; READ_BYTES];
         let mut at = stretch.range.start;
         while at < stretch.range.end && !self.shared.closed.load(Relaxed) {
@@ -442,7 +476,12 @@ impl Storing<'_> {
             cut.end()?;
         }
         let hasher = cut.finish()?;
-        Ok((extents, hasher))
+        while begin < stretch.range.start
+            && let Some(extent) = extents.pop_front()
+        {
+            begin += extent.length;
+        }
+        Ok((begin.max(stretch.range.start), extents.into(), hasher))
     }
 
     /// Makes everything durable that was put; what of it is an open point's takes the place of its spooled bytes.

@@ -80,6 +80,8 @@ pub(super) struct Stretch {
     pub spool: fs::File,
     /// Hash of everything before it.
     pub hasher: Option<blake3::Hasher>,
+    /// What it goes on from, unless all of it must be stored.
+    pub before: Option<Segment>,
 }
 
 /// A stretch in hand.
@@ -332,11 +334,17 @@ impl OpenPoint {
             upto: place.upto.min(size.map_or(0, |content| content.size)),
             ..place
         };
-        let stretch = self.take(inner, node, found)?;
+        let stretch = self.take(inner, node, found, due)?;
         Ok(stretch.map(|stretch| (stretch, cursor)))
     }
 
-    fn take(&self, inner: &mut Inner, node: u64, found: Found) -> Result<Option<Stretch>> {
+    fn take(
+        &self,
+        inner: &mut Inner,
+        node: u64,
+        found: Found,
+        due: Due,
+    ) -> Result<Option<Stretch>> {
         let spool = self.existing_spool(node)?.ok_or_else(spool_is_short)?;
         let Some(known) = inner.state.nodes.get(&node) else {
             return Ok(None);
@@ -367,6 +375,7 @@ impl OpenPoint {
         for (node, written) in streaming.writing.clone() {
             streaming.mark(node, &written);
         }
+        let before = content.ending_at(range.start).cloned();
         Ok(Some(Stretch {
             number,
             node,
@@ -377,21 +386,24 @@ impl OpenPoint {
             block: content.block(),
             spool,
             hasher,
+            before: before.filter(|_| due == Due::Streamed),
         }))
     }
 
-    /// A stretch was put into packs up to this byte; the hash of everything up to there. What is behind is due again.
+    /// This range of a stretch was put into packs; the hash of everything up to its end. What else it had is not in
+    /// hand any more.
     pub(super) fn put_stretch(
         &self,
         (node, number): (u64, u64),
-        upto: u64,
+        range: Range<u64>,
         hasher: Option<blake3::Hasher>,
     ) {
         let inner = &mut *self.inner.lock();
         let Some(stretch) = inner.streaming.stretch(node, number) else {
             return;
         };
-        stretch.range.end = upto;
+        let upto = range.end;
+        stretch.range = range;
         let sound = !stretch.unhashed;
         if let Some(hasher) = hasher.filter(|_| sound) {
             inner.state.hashed(node, upto, &hasher);
@@ -563,7 +575,7 @@ fn comes_again(open: &OpenPoint, inner: &Inner) -> bool {
     };
     let [there, here] =
         [&from.repository, &open.repository].map(|mounted| mounted.catalog.repository().settings());
-    (there.seed, there.cut) != (here.seed, here.cut)
+    !there.cut_as(here)
 }
 
 fn due_in(inner: &Inner, place: Cursor, due: Due, much: bool) -> Option<Found> {
