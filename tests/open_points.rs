@@ -79,6 +79,69 @@ fn a_transfer_that_failed_is_told_once_and_tried_again() {
     host.assert_clean();
 }
 
+/// A copy of all of `p1` that was whole when its daemon ended.
+fn left_whole(host: &Host) {
+    let tree = host.serve();
+    host.store.stop_at(1, Stop::Before);
+    tree.copy_point("primary/host/p1", "offsite/host/p1");
+    tree.0.settle();
+    assert_eq!(tree.fact("offsite/host/p1", "state"), "open");
+    drop(tree);
+    host.store.heal();
+}
+
+#[test]
+fn a_copy_that_was_whole_when_its_daemon_ended_can_be_copied_once_more() {
+    let host = Host::new();
+    left_whole(&host);
+    let tree = host.serve_with(|options| options.rerun_patience = Duration::from_secs(3600));
+    let path = |name: &str| format!("offsite/host/p1/{name}");
+    for name in FILES {
+        // What tools do with files that are there.
+        tree.cut(&path(name), 0).unwrap();
+        let source = tree.ino(&format!("primary/host/p1/{name}"));
+        let source = tree.0.open(source, libc::O_RDONLY).unwrap();
+        let target = tree.0.open(tree.ino(&path(name)), libc::O_WRONLY).unwrap();
+        let copied = tree
+            .0
+            .copy_range((source, 0), (target, 0), 1 << 20, USER)
+            .unwrap();
+        assert_eq!(copied, content(name).len() as u32);
+        tree.0.close(source);
+        tree.0.close(target);
+        assert_eq!(tree.fact("offsite/host/p1", "state"), "open", "{name}");
+    }
+    let of_directory = |mtime| Changes {
+        mtime: Some(Some(mtime)),
+        ..Changes::default()
+    };
+    let times = ["a", ""].map(|name| {
+        let found = tree.look(format!("primary/host/p1/{name}").trim_end_matches('/'));
+        found.unwrap().mtime
+    });
+    tree.set("offsite/host/p1/a", &of_directory(times[0]))
+        .unwrap();
+    assert_eq!(tree.fact("offsite/host/p1", "state"), "open");
+    tree.set("offsite/host/p1", &of_directory(times[1]))
+        .unwrap();
+    assert!(tree.becomes_complete("offsite/host/p1"));
+    for name in FILES {
+        assert_eq!(tree.read(&path(name)).unwrap(), content(name));
+    }
+    drop(tree);
+    host.assert_clean();
+}
+
+#[test]
+fn a_copy_that_was_whole_when_its_daemon_ended_completes_although_no_tool_comes_again() {
+    let host = Host::new();
+    left_whole(&host);
+    let tree = host.serve_with(|options| options.rerun_patience = Duration::from_millis(1));
+    assert!(tree.becomes_complete("offsite/host/p1"));
+    drop(tree);
+    host.assert_clean();
+}
+
 #[test]
 fn spooled_bytes_that_are_lost_are_never_sealed_as_zeros() {
     let host = Host::new();

@@ -1,6 +1,7 @@
 //! Copies that seal themselves, through a real mount and by real tools: when, as what, and never too early.
 
 use crate::backup::entries;
+use crate::daemon_kills::wait_for;
 use crate::engine::{Bench, full, seed};
 use crate::mount::{Mount, back_up, catalog, run, same_trees, try_run};
 use crate::mount_writes::{
@@ -48,7 +49,7 @@ struct Plain {
     point: PathBuf,
     target: PathBuf,
     /// Their caches are used as long as they are mounted.
-    _benches: [Bench; 2],
+    benches: [Bench; 2],
 }
 
 impl Plain {
@@ -78,7 +79,7 @@ impl Plain {
             mount,
             source,
             store,
-            _benches: [primary, offsite],
+            benches: [primary, offsite],
         }
     }
 
@@ -322,6 +323,34 @@ fn a_whole_copy_that_cannot_be_sealed_says_why() {
     ));
     assert!(becomes_complete(&copy));
     same_trees(plain.source.path(), &copy);
+}
+
+#[test]
+fn the_same_tool_finishes_a_copy_that_was_whole_when_its_daemon_ended() {
+    for tool in ["cp -a", "rsync -aHAX"] {
+        let plain = Plain::owned_by(0);
+        let (point, target) = (plain.point.display(), plain.target.display());
+        run(&format!(
+            "mkdir '{target}/point'; cp -a '{point}/a' '{point}/tool' '{target}/point/'; sync '{target}/point'"
+        ));
+        plain.store.stop_at(1, Stop::Before);
+        run(&format!("cp -a '{point}/zz' '{target}/point/'"));
+        wait_for(|| plain.errors().contains("could not be sealed"));
+        plain.store.heal();
+        let state = plain.mount.unmount();
+        let [primary, offsite] = &plain.benches;
+        let mount = mount_both(primary, offsite, state);
+        let host = mount.path().join("offsite/host");
+        let copy = host.join("point");
+        assert_eq!(state_of(&copy), "open");
+        run(&format!(
+            "{tool} '{}/primary/host/point' '{}/'",
+            mount.path().display(),
+            host.display()
+        ));
+        assert!(becomes_complete(&copy), "{tool}");
+        same_trees(plain.source.path(), &copy);
+    }
 }
 
 #[test]

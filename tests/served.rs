@@ -27,11 +27,18 @@ pub struct Tree(pub FileSystem);
 
 impl Tree {
     pub fn of(repositories: &[(&str, &Bench)], state: &Path) -> Self {
+        let options = Options {
+            rerun_patience: Duration::ZERO,
+            ..Options::new(state.to_owned())
+        };
+        Self::with_options(repositories, options)
+    }
+
+    pub fn with_options(repositories: &[(&str, &Bench)], options: Options) -> Self {
         let repositories = repositories
             .iter()
             .map(|(name, bench)| ((*name).to_owned(), catalog(bench)))
             .collect();
-        let options = Options::new(state.to_owned());
         Self(FileSystem::new(repositories, options))
     }
 
@@ -186,8 +193,17 @@ impl Host {
     }
 
     pub fn serve(&self) -> Tree {
+        self.serve_with(|_| {})
+    }
+
+    pub fn serve_with(&self, set: impl FnOnce(&mut Options)) -> Tree {
         let both = [("primary", &self.primary), ("offsite", &self.offsite)];
-        Tree::of(&both, self.state.path())
+        let mut options = Options {
+            rerun_patience: Duration::ZERO,
+            ..Options::new(self.state.path().to_owned())
+        };
+        set(&mut options);
+        Tree::with_options(&both, options)
     }
 
     /// The directories of open points.

@@ -170,9 +170,10 @@ impl FileSystem {
 
     /// An open point that another daemon has left may be whole already.
     pub(super) fn go_on_sealing(&self, open: &Arc<OpenPoint>) {
-        self.seal_if_whole(open);
-        let (like, tell) = (self.seals_as(open), self.tell_unsealed());
-        open.hash_behind(move |open| open.seal_if_whole(like, tell));
+        let (patience, like) = (self.options.rerun_patience, self.seals_as(open));
+        open.go_on_sealing(patience, like, self.tell_unsealed());
+        let tell = self.tell_unsealed();
+        open.hash_behind(move |open| open.go_on_sealing(patience, like, tell));
     }
 
     fn tell_unsealed(&self) -> impl Fn(&OpenPoint, &Error) + Send + 'static {

@@ -81,6 +81,8 @@ pub struct Options {
     pub entries_bytes: u64,
     /// How long a tool waits while nothing is stored, before it is refused.
     pub patience: Duration,
+    /// How long a copy that was whole when its daemon ended waits for its tool to be run again, before it is sealed.
+    pub rerun_patience: Duration,
     /// Owners in complete points by the numbers that are stored, even where this host knows their names.
     pub numeric_owners: bool,
     /// Where time comes from.
@@ -103,6 +105,7 @@ impl Options {
             spool_bytes: 8 << 30,
             entries_bytes: memory_of_host() / 4,
             patience: Duration::from_secs(30),
+            rerun_patience: Duration::from_secs(60),
             numeric_owners: false,
             clock: Clock::system(),
             boot: open::boot_of_host(),

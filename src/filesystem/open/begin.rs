@@ -19,6 +19,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 impl OpenPoint {
     /// A new open point with its journal in `state_directory`.
@@ -98,6 +99,7 @@ impl OpenPoint {
                 last_source: None,
                 calls: 0,
                 waits_for_quiet: false,
+                rerun_patience: Duration::ZERO,
                 given_up: Arc::default(),
                 bring_again: false,
                 handles: HashMap::new(),

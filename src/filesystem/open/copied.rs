@@ -43,7 +43,7 @@ impl OpenPoint {
             return;
         };
         match like {
-            SealAs::Source => {
+            SealAs::Source if inner.rerun_patience.is_zero() => {
                 inner.stage = Stage::Sealing(Some(from.clone()));
                 let open = self.clone();
                 std::thread::spawn(move || {
@@ -51,14 +51,32 @@ impl OpenPoint {
                     open.end_copy(sealed, &tell);
                 });
             }
-            SealAs::Written if inner.waits_for_quiet => {}
-            SealAs::Written => {
+            _ if inner.waits_for_quiet => {}
+            _ => {
                 inner.waits_for_quiet = true;
                 // The point may be given up meanwhile, or the mount may end: this must not keep it.
                 let open = Arc::downgrade(self);
-                std::thread::spawn(move || seal_when_quiet(&open, &tell));
+                let calls = inner.calls;
+                std::thread::spawn(move || seal_when_quiet(&open, like, calls, &tell));
             }
         }
+    }
+
+    /// As [`Self::seal_if_whole`], for a point that another daemon has left. What is whole already stays open until
+    /// nothing has changed for `patience`, or a tool has set the attributes of the top, which is the last thing it does:
+    /// whoever saw the daemon die runs the tool again, and that writes every file anew.
+    pub(in crate::filesystem) fn go_on_sealing(
+        self: &Arc<Self>,
+        patience: Duration,
+        like: SealAs,
+        tell: impl Fn(&Self, &Error) + Send + 'static,
+    ) {
+        let mut inner = self.inner.lock();
+        if whole_copy_of(&inner).is_some() {
+            inner.rerun_patience = patience;
+        }
+        drop(inner);
+        self.seal_if_whole(like, tell);
     }
 
     /// Compares written files with those of the point that this may be a copy of, on a thread of its own, and calls
@@ -139,11 +157,12 @@ impl OpenPoint {
         }
     }
 
-    /// Begins sealing a whole copy as it was written, if nothing has changed since `calls`. None when there is
-    /// nothing to wait for any more; an inner none when the tool goes on.
+    /// Begins sealing a whole copy, if nothing has changed since `calls`. None when there is nothing to wait for any
+    /// more; an inner none when the tool goes on.
     fn begin_if_quiet(
         &self,
         calls: u64,
+        like: SealAs,
         brought: &Result<()>,
     ) -> Option<Option<Arc<CompletePoint>>> {
         let mut inner = self.inner.lock();
@@ -154,7 +173,7 @@ impl OpenPoint {
         }
         inner.waits_for_quiet = false;
         if from.is_some() {
-            inner.stage = Stage::Sealing(None);
+            inner.stage = Stage::Sealing(from.clone().filter(|_| like == SealAs::Source));
         }
         from.map(Some)
     }
@@ -166,25 +185,43 @@ pub(super) fn whole_copy_of(inner: &Inner) -> Option<Arc<CompletePoint>> {
     (matches!(inner.stage, Stage::Open) && is_whole(&inner.state, from)).then(|| from.clone())
 }
 
-fn seal_when_quiet(open: &Weak<OpenPoint>, tell: &dyn Fn(&OpenPoint, &Error)) {
+/// Seals once the point is a whole copy and nothing has changed since `calls` for as long as it waits.
+fn seal_when_quiet(
+    open: &Weak<OpenPoint>,
+    like: SealAs,
+    mut calls: u64,
+    tell: &dyn Fn(&OpenPoint, &Error),
+) {
+    let mut quiet = Duration::ZERO;
     loop {
-        let Some(calls) = open.upgrade().map(|open| open.inner.lock().calls) else {
-            return;
-        };
         std::thread::sleep(QUIET);
         let Some(open) = open.upgrade() else { return };
+        let (now, patience) = {
+            let inner = open.inner.lock();
+            (inner.calls, inner.rerun_patience)
+        };
+        quiet = if now == calls {
+            quiet + QUIET
+        } else {
+            Duration::ZERO
+        };
+        calls = now;
+        if quiet < patience.max(QUIET) {
+            continue;
+        }
         // While the point is open: the tool's last calls need not wait for the transfer.
         let brought = open.bringer.finish();
         if let Err(error) = &brought {
             tell(&open, error);
         }
-        match open.begin_if_quiet(calls, &brought) {
-            None => return,
-            Some(None) => {}
-            Some(Some(from)) => {
-                let sealed = open.commit_written(&open.name(), Some(&from));
-                return open.end_copy(sealed, tell);
-            }
-        }
+        let Some(begun) = open.begin_if_quiet(calls, like, &brought) else {
+            return;
+        };
+        let Some(from) = begun else { continue };
+        let sealed = match like {
+            SealAs::Source => open.commit_copy(&open.name(), &from),
+            SealAs::Written => open.commit_written(&open.name(), Some(&from)),
+        };
+        return open.end_copy(sealed, tell);
     }
 }

@@ -68,6 +68,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use stream::Streamer;
 use stretch::{Streaming, touched};
 
@@ -90,8 +91,10 @@ struct Inner {
     last_source: Option<Arc<SourceFile>>,
     /// Calls that changed something.
     calls: u64,
-    /// Whether a thread waits for the end of the tool's calls to seal the copy as it was written.
+    /// Whether a thread waits for the end of the tool's calls to seal the copy.
     waits_for_quiet: bool,
+    /// How long nothing must have changed before a whole copy is sealed; nothing at all for most.
+    rerun_patience: Duration,
     /// Set when nobody waits for the present attempt to seal any more: it ends before its record is made.
     given_up: Arc<AtomicBool>,
     /// Whether bringing has failed: the next attempt brings everything anew.
