@@ -226,6 +226,29 @@ fn the_same_cp_finishes_after_the_daemon_was_killed() {
     }
 }
 
+#[test]
+fn open_points_of_a_daemon_that_has_not_ended_yet_come_when_it_has() {
+    let site = Site::new();
+    let first = site.mount();
+    let point = site.path("mnt/offsite/host/x.partial");
+    std::fs::create_dir_all(&point).unwrap();
+    std::fs::write(point.join("file"), "text").unwrap();
+    let used = std::fs::File::open(point.join("file")).unwrap();
+    // The next daemon mounts there while the one before is still needed.
+    assert!(site.shell("umount -l mnt").status.success());
+    let second = site.mount();
+    assert!(!point.exists());
+    drop(used);
+    wait_for(|| point.exists());
+    assert_eq!(std::fs::read(point.join("file")).unwrap(), b"text");
+    std::fs::write(point.join("more"), "text").unwrap();
+    let sealed = point.with_file_name("x");
+    std::fs::rename(&point, &sealed).unwrap();
+    site.keepfs(&["umount", "mnt"]);
+    drop((first, second));
+    site.keepfs(&["check", "--read-data", "offsite"]);
+}
+
 /// Pieces of 4 MiB that are written, and synced, one after the other.
 const PIECES: usize = 15;
 

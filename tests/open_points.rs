@@ -1,5 +1,6 @@
 //! Open points without a kernel: what survives the daemon, and what is never sealed.
 
+use crate::daemon_kills::wait_for;
 use crate::engine::{Bench, assert_clean};
 use crate::hooked::HookedStore;
 use crate::mount::{back_up, catalog};
@@ -124,7 +125,7 @@ fn a_copy_that_was_whole_when_its_daemon_ended_can_be_copied_once_more() {
     assert_eq!(tree.fact("offsite/host/p1", "state"), "open");
     tree.set("offsite/host/p1", &of_directory(times[1]))
         .unwrap();
-    assert!(tree.becomes_complete("offsite/host/p1"));
+    wait_for(|| tree.fact("offsite/host/p1", "state") == "complete");
     for name in FILES {
         assert_eq!(tree.read(&path(name)).unwrap(), content(name));
     }

@@ -348,9 +348,27 @@ fn the_same_tool_finishes_a_copy_that_was_whole_when_its_daemon_ended() {
             mount.path().display(),
             host.display()
         ));
-        assert!(becomes_complete(&copy), "{tool}");
+        wait_for(|| state_of(&copy) == "complete");
         same_trees(plain.source.path(), &copy);
     }
+}
+
+#[test]
+fn what_was_set_while_sealing_failed_is_set() {
+    let plain = Plain::owned_by(0);
+    let (point, target) = (plain.point.display(), plain.target.display());
+    run(&format!(
+        "mkdir '{target}/point'; cp -a '{point}/a' '{point}/tool' '{target}/point/'; sync '{target}/point'"
+    ));
+    plain.store.stop_at(1, Stop::Before);
+    run(&format!("cp -a '{point}/zz' '{target}/point/'"));
+    wait_for(|| plain.errors().contains("could not be sealed"));
+    plain.store.heal();
+    let time = |path: PathBuf| run(&format!("stat -c %.9Y '{}'", path.display()));
+    assert_eq!(
+        time(plain.target.join("point/zz")),
+        time(plain.point.join("zz"))
+    );
 }
 
 #[test]

@@ -184,6 +184,7 @@ pub(super) fn mount(
     served.numeric_owners = host.config().numeric_owners;
     let tree = Arc::new(FileSystem::new(catalogs, served));
     tree.keep_sealing_idle();
+    tree.keep_resuming();
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     options.access = arguments.access;

@@ -173,7 +173,7 @@ impl FileSystem {
         let (patience, like) = (self.options.rerun_patience, self.seals_as(open));
         open.go_on_sealing(patience, like, self.tell_unsealed());
         let tell = self.tell_unsealed();
-        open.hash_behind(move |open| open.go_on_sealing(patience, like, tell));
+        open.hash_behind(move |open| open.seal_if_whole(like, tell));
     }
 
     fn tell_unsealed(&self) -> impl Fn(&OpenPoint, &Error) + Send + 'static {

@@ -64,6 +64,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a mount waits at most for open points that another daemon has: most often that is just ending.
+const HANDOVER: Duration = Duration::from_millis(100);
+/// How often is looked for such open points later.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How the tree is shown and read.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -81,7 +86,7 @@ pub struct Options {
     pub entries_bytes: u64,
     /// How long a tool waits while nothing is stored, before it is refused.
     pub patience: Duration,
-    /// How long a copy that was whole when its daemon ended waits for its tool to be run again, before it is sealed.
+    /// How long a whole copy that an earlier daemon has left waits for its tool to be run again, before it is sealed.
     pub rerun_patience: Duration,
     /// Owners in complete points by the numbers that are stored, even where this host knows their names.
     pub numeric_owners: bool,
@@ -193,7 +198,7 @@ impl FileSystem {
         let directory = &options.state_directory;
         let spool = Spool::new(&options);
         let filesystem = Self {
-            open_points: OpenPoints::resume(directory, spool, &repositories, &problems),
+            open_points: OpenPoints::new(directory, spool),
             started: options.clock.now(),
             repositories,
             inodes: Table::new(),
@@ -208,9 +213,40 @@ impl FileSystem {
             metrics: Metrics::default(),
             options,
         };
-        let open = filesystem.open_points.all();
-        open.iter().for_each(|open| filesystem.go_on_sealing(open));
+        filesystem.resume();
+        for _ in 0..10 {
+            if !filesystem.open_points.lacks_some() {
+                break;
+            }
+            std::thread::sleep(HANDOVER / 10);
+            filesystem.resume();
+        }
         filesystem
+    }
+
+    /// Goes on with the open points that lie in the state directory and that no other daemon has.
+    fn resume(&self) {
+        let resumed = self.open_points.resume(&self.repositories, &self.problems);
+        resumed.iter().for_each(|open| self.go_on_sealing(open));
+    }
+
+    /// From now on goes on with open points that another daemon has when that ends, on a thread of its own, as long as
+    /// there is this tree: a daemon whose mount was taken away may be sealing still.
+    pub fn keep_resuming(self: &Arc<Self>) {
+        if !self.open_points.lacks_some() {
+            return;
+        }
+        let tree = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(LOOK_AGAIN);
+                let Some(tree) = tree.upgrade() else { return };
+                tree.resume();
+                if !tree.open_points.lacks_some() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Returns when no point is just being sealed and what was written is on this host's disk: whoever ends a mount ends

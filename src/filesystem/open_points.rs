@@ -4,7 +4,7 @@ use super::inode::ROOT;
 use super::open::{OpenPoint, Spool, TOP, is_gone, remove};
 use super::problems::Problems;
 use super::repositories::{CompletePoint, MountedRepository};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::repository::make_private;
 use parking_lot::Mutex;
@@ -24,8 +24,18 @@ pub(super) struct OpenPoints {
     /// Where journals and spools lie.
     directory: PathBuf,
     known: Mutex<Known>,
+    /// Directories of those that are not resumed yet.
+    left: Mutex<Vec<PathBuf>>,
     /// What they all have on this host's disk.
     spool: Arc<Spool>,
+}
+
+fn paths_in(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listed = std::fs::read_dir(directory).and_then(|entries| {
+        let paths = entries.map(|entry| Ok(entry?.path()));
+        paths.collect()
+    });
+    listed.map_err(|error| Error::io(format_args!("listing {}", directory.display()), error))
 }
 
 impl Drop for OpenPoints {
@@ -35,42 +45,53 @@ impl Drop for OpenPoints {
 }
 
 impl OpenPoints {
-    /// Goes on with every open point of these repositories that lies in the state directory. What keeps one from
-    /// that is noted.
+    /// Those of the state directory, of which none is known before [`Self::resume`].
+    pub(super) fn new(directory: &Path, spool: Arc<Spool>) -> Self {
+        let directory = directory.join("open");
+        let mut found = Vec::new();
+        // Without a state directory there is nothing to resume; it is made with the first open point.
+        if directory.is_dir() {
+            match make_private(&directory).and_then(|()| paths_in(&directory)) {
+                Ok(paths) => found = paths,
+                Err(error) => tracing::warn!("open points are not resumed: {error}"),
+            }
+        }
+        Self {
+            directory,
+            known: Mutex::default(),
+            left: Mutex::new(found),
+            spool,
+        }
+    }
+
+    /// Goes on with every open point of these repositories that is left in the state directory, and answers those. What
+    /// keeps one from that is noted. What another daemon still has, as one that is just ending, is left.
     pub(super) fn resume(
-        directory: &Path,
-        spool: Arc<Spool>,
+        &self,
         repositories: &Arc<Vec<Arc<MountedRepository>>>,
         problems: &Problems,
-    ) -> Self {
-        let directory = directory.join("open");
-        let mut known = Known::default();
-        // Without a state directory there is nothing to resume; it is made with the first open point.
-        let ours = directory.is_dir().then(|| make_private(&directory));
-        if let Some(Err(error)) = &ours {
-            tracing::warn!("open points are not resumed: {error}");
-        }
-        let found = std::fs::read_dir(&directory)
-            .into_iter()
-            .filter(|_| ours.as_ref().is_some_and(Result::is_ok))
-            .flatten()
-            .flatten();
-        for entry in found {
-            let path = entry.path();
-            if is_gone(&path) {
+    ) -> Vec<Arc<OpenPoint>> {
+        let mut resumed = Vec::new();
+        self.left.lock().retain(|path| {
+            if is_gone(path) {
+                let path = path.clone();
                 std::thread::spawn(move || remove(&path));
-                continue;
+                return false;
             }
-            let open = match OpenPoint::resume(&path, &spool, repositories) {
-                Ok(Some(open)) => open,
-                Ok(None) => continue,
+            match OpenPoint::resume(path, &self.spool, repositories) {
+                Ok(found) => resumed.extend(found),
+                Err(error) if error.kind() == Kind::Busy => return true,
+                // That daemon has just finished it.
+                Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => {
                     let sentence = format!("an open point of this host cannot be read: {error}");
                     problems.note(ROOT, sentence);
-                    continue;
                 }
-            };
-            match open.make_way(&known.open) {
+            }
+            false
+        });
+        for open in &resumed {
+            match open.make_way(&self.all()) {
                 Ok(None) => {}
                 Ok(Some(sentence)) => problems.note(open.ino(TOP), sentence),
                 Err(failure) => problems.note(open.ino(TOP), Error::from(failure).to_string()),
@@ -78,13 +99,14 @@ impl OpenPoints {
             if let Some(sentence) = open.doubts() {
                 problems.note(open.ino(TOP), sentence);
             }
-            known.open.push(open);
+            self.add(open.clone());
         }
-        Self {
-            directory,
-            known: Mutex::new(known),
-            spool,
-        }
+        resumed
+    }
+
+    /// Whether another daemon has some of the state directory.
+    pub(super) fn lacks_some(&self) -> bool {
+        !self.left.lock().is_empty()
     }
 
     /// What they all have on this host's disk.

@@ -5,11 +5,45 @@ use super::{Inner, OpenPoint, Stage, TOP, entry_at};
 use crate::clock::Time;
 use crate::filesystem::errno::{Answer, Rule};
 use crate::point::Entry;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a program may do beyond its caller; lost with every change of content or owner.
 pub(in crate::filesystem) const CAPABILITY: &[u8] = b"security.capability";
+
+/// How long after the attributes of the top were set nothing must have changed until a tool that was run again counts as
+/// done.
+const RERUN_REST: Duration = Duration::from_secs(6);
+
+/// What was answered with success while the point was being sealed, as what it becomes has it anyway.
+#[derive(Default)]
+pub(super) struct Accepted {
+    facts: HashMap<u64, Facts>,
+    xattrs: Vec<Change>,
+}
+
+impl Accepted {
+    /// The changes that it would have been to an open point.
+    pub fn into_changes(self) -> impl Iterator<Item = Change> {
+        let facts = self.facts.into_iter();
+        let facts = facts.map(|(node, facts)| Change::Facts { node, facts });
+        facts.chain(self.xattrs)
+    }
+}
+
+/// Notes what the point has anyway once it is sealed. False when it is open again by now.
+fn accept_facts(inner: &mut Inner, node: u64, set: impl Fn(&mut Facts)) -> bool {
+    match inner.stage {
+        Stage::Sealed(_) => return true,
+        Stage::Sealing(_) => {}
+        _ => return false,
+    }
+    if let Some(known) = inner.state.nodes.get(&node) {
+        set(inner.accepted.facts.entry(node).or_insert(known.facts));
+    }
+    true
+}
 
 impl OpenPoint {
     /// Sets permissions, owner and time. After sealing only what the sealed point has is accepted.
@@ -22,18 +56,19 @@ impl OpenPoint {
         if let Some(entry) = self.settled_entry(&inner, node) {
             // The host may have to ask somebody for numbers of owners.
             drop(inner);
-            if self.has_what_is_set(&entry, &set) {
+            let has = self.has_what_is_set(&entry, &set);
+            inner = self.inner.lock();
+            if has && accept_facts(&mut inner, node, &set) {
                 return Ok(());
             }
-            inner = self.inner.lock();
         }
         let inner = &mut *inner;
         let known = inner.state.nodes.get(&node).ok_or(Rule::Stale)?;
         let mut facts = known.facts;
         Self::require_open(inner)?;
         if node == TOP {
-            // A tool that copies sets these last.
-            inner.rerun_patience = Duration::ZERO;
+            // cp sets these last; rsync sets them first and may go on.
+            inner.rerun_patience = inner.rerun_patience.min(RERUN_REST);
         }
         set(&mut facts);
         if facts != known.facts {
@@ -108,17 +143,24 @@ impl OpenPoint {
         name: &[u8],
         value: Option<&[u8]>,
     ) -> Answer<()> {
+        let change = Change::Xattr {
+            node,
+            name: name.to_vec(),
+            value: value.map(<[u8]>::to_vec),
+        };
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if let Some(entry) = self.settled_entry(inner, node) {
             let has = entry.attributes.xattrs.iter().find(|has| has.0 == name);
             if has.map(|has| has.1.as_slice()) == value {
+                if matches!(inner.stage, Stage::Sealing(_)) {
+                    inner.accepted.xattrs.push(change);
+                }
                 return Ok(());
             }
         }
         Self::require_open(inner)?;
-        let (name, value) = (name.to_vec(), value.map(<[u8]>::to_vec));
-        self.change(inner, Change::Xattr { node, name, value })
+        self.change(inner, change)
     }
 
     /// The entry that a node is equal to, once the point is sealed or on its way there.

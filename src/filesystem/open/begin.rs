@@ -1,5 +1,6 @@
 //! How an open point begins, and how a daemon that starts again goes on with it.
 
+use super::attributes::Accepted;
 use super::bring::Bringer;
 use super::change::{Change, Facts};
 use super::gone::remove;
@@ -9,7 +10,7 @@ use super::spool::Spool;
 use super::state::State;
 use super::stretch::Streaming;
 use super::{Inner, OpenPoint, Stage, matching};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::filesystem::errno::Answer;
 use crate::filesystem::repositories::{CompletePoint, MountedRepository};
 use crate::id::ObjectId;
@@ -100,6 +101,7 @@ impl OpenPoint {
                 calls: 0,
                 waits_for_quiet: false,
                 rerun_patience: Duration::ZERO,
+                accepted: Accepted::default(),
                 given_up: Arc::default(),
                 bring_again: false,
                 handles: HashMap::new(),
@@ -113,7 +115,7 @@ impl OpenPoint {
     }
 
     /// Goes on with an open point whose journal lies in this directory. None when it belongs to a repository that
-    /// is not mounted, or another daemon serves it.
+    /// is not mounted; `Busy` while another daemon serves it.
     pub(in crate::filesystem) fn resume(
         directory: &Path,
         spool: &Arc<Spool>,
@@ -126,7 +128,7 @@ impl OpenPoint {
         let mut begun = None;
         let mut state = State::default();
         let find = find_trees(repositories);
-        let opened = Journal::open(directory, &mut |change| {
+        let journal = Journal::open(directory, &mut |change| {
             if begun.is_none() {
                 begun = mounted(&change, repositories);
                 let now = begun.map(|(repository, ..)| repository.catalog.repository().now());
@@ -136,11 +138,7 @@ impl OpenPoint {
             if begun.is_some() {
                 state.apply(change, &find);
             }
-        });
-        let journal = match opened {
-            Err(error) if error.kind() == Kind::Busy => return Ok(None),
-            opened => opened?,
-        };
+        })?;
         let Some((repository, backup, facts)) = begun else {
             return Ok(None);
         };

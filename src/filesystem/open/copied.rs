@@ -62,8 +62,8 @@ impl OpenPoint {
         }
     }
 
-    /// As [`Self::seal_if_whole`], for a point that another daemon has left. What is whole already stays open until
-    /// nothing has changed for `patience`, or a tool has set the attributes of the top, which is the last thing it does:
+    /// As [`Self::seal_if_whole`], for a point that another daemon has left. From now on, also when it is whole, it stays
+    /// open until nothing has changed for `patience`, or for a moment after a tool has set the attributes of the top:
     /// whoever saw the daemon die runs the tool again, and that writes every file anew.
     pub(in crate::filesystem) fn go_on_sealing(
         self: &Arc<Self>,
@@ -71,11 +71,7 @@ impl OpenPoint {
         like: SealAs,
         tell: impl Fn(&Self, &Error) + Send + 'static,
     ) {
-        let mut inner = self.inner.lock();
-        if whole_copy_of(&inner).is_some() {
-            inner.rerun_patience = patience;
-        }
-        drop(inner);
+        self.inner.lock().rerun_patience = patience;
         self.seal_if_whole(like, tell);
     }
 

@@ -52,10 +52,11 @@ use super::errno::{Answer, Rule};
 use super::inode::number;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::clock::Time;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Entry, PARTIAL};
 use crate::repository::OpenPointMark;
+use attributes::Accepted;
 use begin::find_trees;
 use bring::Bringer;
 use change::Change;
@@ -95,6 +96,7 @@ struct Inner {
     waits_for_quiet: bool,
     /// How long nothing must have changed before a whole copy is sealed; nothing at all for most.
     rerun_patience: Duration,
+    accepted: Accepted,
     /// Set when nobody waits for the present attempt to seal any more: it ends before its record is made.
     given_up: Arc<AtomicBool>,
     /// Whether bringing has failed: the next attempt brings everything anew.
@@ -237,6 +239,11 @@ impl OpenPoint {
             self.spool.require_memory()?;
         }
         self.note_boot(inner)?;
+        Ok(self.record(inner, change)?)
+    }
+
+    /// As [`Self::change`], whatever failed before.
+    fn record(&self, inner: &mut Inner, change: Change) -> Result<()> {
         inner.journal.append(&change)?;
         if let Some((node, range)) = touched(&change) {
             inner.streaming.mark(node, &range);

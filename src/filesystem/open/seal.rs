@@ -3,6 +3,7 @@
 //! Order: every chunk is durable and in the index; the journal says which record comes; the record is created. The
 //! journal goes last: a daemon that finds it with that record there knows that the point was sealed.
 
+use super::attributes::Accepted;
 use super::change::Change;
 use super::content::{OpenContent, Place, Segment, SourceFile, is_there};
 use super::copied::{SealAs, whole_copy_of};
@@ -11,7 +12,7 @@ use super::owners::Owners;
 use super::read::spool_is_short;
 use super::recut::Recut;
 use super::state::{Body, OpenNode};
-use super::{OpenPoint, Stage, TOP};
+use super::{Inner, OpenPoint, Stage, TOP};
 use crate::backup::{Chunks, Contents, Workers, tree_sink};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
@@ -91,15 +92,26 @@ impl OpenPoint {
                 // Whoever calls next tries again.
                 let _ = self.bringer.tell();
                 inner.bring_again = true;
+                self.record_accepted(&mut inner);
                 Stage::Open
             }
         };
+        inner.accepted = Accepted::default();
         self.settled.notify_all();
         self.hold(&mut inner);
         drop(inner);
         if let Some(gone) = gone {
             remove(&gone);
             self.mark.give_back();
+        }
+    }
+
+    /// The point stays open: what was accepted because it was to become another is a change after all.
+    fn record_accepted(&self, inner: &mut Inner) {
+        for change in std::mem::take(&mut inner.accepted).into_changes() {
+            if let Err(error) = self.record(inner, change) {
+                tracing::warn!("{}: {error}", self.directory.display());
+            }
         }
     }
 
