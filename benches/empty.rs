@@ -180,6 +180,18 @@ impl Filesystem for Empty {
         reply.entry(&KEPT, &made, Generation(0));
     }
 
+    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let mut nodes = self.nodes();
+        if let Some(parent) = nodes.get_mut(&parent.0) {
+            parent.names.insert(name.to_owned(), ino.0);
+        }
+        let Some(Node { attributes, .. }) = nodes.get_mut(&ino.0) else {
+            return reply.error(Errno::ENOENT);
+        };
+        attributes.nlink += 1;
+        reply.entry(&KEPT, attributes, Generation(0));
+    }
+
     fn create(
         &self,
         _: &Request,

@@ -30,8 +30,8 @@ struct Job {
     command: &'static str,
     /// Files or MiB.
     items: usize,
-    /// What an empty file system cannot do, as it holds nothing to link to.
-    needs_content: bool,
+    /// Whether it goes by what it made the day before.
+    again: bool,
 }
 
 const JOBS: [Job; 6] = [
@@ -40,42 +40,42 @@ const JOBS: [Job; 6] = [
         name: "512 MiB in requests of 1 MiB (dd)",
         command: "mkdir $T && dd if=$S/large of=$T/large bs=1M status=none",
         items: LARGE_MIB,
-        needs_content: false,
+        again: false,
     },
     Job {
         kind: "large",
         name: "512 MiB by cp",
         command: "mkdir $T && cp $S/large $T/large",
         items: LARGE_MIB,
-        needs_content: false,
+        again: false,
     },
     Job {
         kind: "small",
         name: "10,000 files of 4 KiB by cp -a",
         command: "cp -a $S/small $T",
         items: SMALL_FILES,
-        needs_content: false,
+        again: false,
     },
     Job {
         kind: "small",
         name: "the same by rsync -a",
         command: "rsync -a $S/small/ $T/",
         items: SMALL_FILES,
-        needs_content: false,
+        again: false,
     },
     Job {
         kind: "small",
         name: "the same by tar x",
         command: "mkdir $T && tar -C $T -xf $S/small.tar",
         items: SMALL_FILES,
-        needs_content: false,
+        again: false,
     },
     Job {
         kind: "linked",
         name: "all unchanged, rsync -a --link-dest",
         command: "rsync -a --link-dest=$P/ $S/small/ $T/",
         items: SMALL_FILES,
-        needs_content: true,
+        again: true,
     },
 ];
 
@@ -91,7 +91,6 @@ trait Place {
     fn remove(&self, job: &str);
     /// Requests of the kernel so far.
     fn requests(&self) -> Option<u64>;
-    fn holds_content(&self) -> bool;
 }
 
 struct Plain(PathBuf);
@@ -120,10 +119,6 @@ impl Place for Plain {
 
     fn requests(&self) -> Option<u64> {
         None
-    }
-
-    fn holds_content(&self) -> bool {
-        true
     }
 }
 
@@ -171,10 +166,6 @@ impl Place for Floor {
 
     fn requests(&self) -> Option<u64> {
         Some(self.requests.load(Ordering::Relaxed))
-    }
-
-    fn holds_content(&self) -> bool {
-        false
     }
 }
 
@@ -242,10 +233,6 @@ impl Place for Keepfs {
             count.split(' ').nth(1)?.parse::<u64>().ok()
         });
         Some(counts.sum())
-    }
-
-    fn holds_content(&self) -> bool {
-        true
     }
 }
 
@@ -365,11 +352,8 @@ fn main() {
             make_source(&source, &[job.kind], &mut state);
             for turn in 0..places.len() {
                 let place = &places[(round + turn) % places.len()];
-                if job.needs_content && !place.holds_content() {
-                    continue;
-                }
                 let (label, previous) = (format!("day-{round}"), format!("day-before-{round}"));
-                if job.needs_content {
+                if job.again {
                     let first = Job {
                         command: "rsync -a $S/small/ $T/",
                         ..*job
@@ -378,7 +362,7 @@ fn main() {
                 }
                 let figures = measure(place.as_ref(), job, &source, &label, &previous);
                 place.remove(&label);
-                if job.needs_content {
+                if job.again {
                     place.remove(&previous);
                 }
                 if round > 0 {
@@ -391,7 +375,7 @@ fn main() {
 }
 
 fn report(job: &Job, all: &BTreeMap<&str, Vec<Figures>>) {
-    let (plain, keepfs) = (&all["plain"], &all["keepfs"]);
+    let (empty, plain, keepfs) = (&all["empty"], &all["plain"], &all["keepfs"]);
     let each = |figures: &[Figures]| {
         median(figures, |figures| {
             figures.requests.unwrap_or_default() as f64 / job.items as f64
@@ -399,21 +383,17 @@ fn report(job: &Job, all: &BTreeMap<&str, Vec<Figures>>) {
     };
     let whole = |figures: &[Figures]| median(figures, |figures| figures.tool + figures.store);
     let tool = |figures: &[Figures]| median(figures, |figures| figures.tool);
-    let (empty, ratio, requests) = match all.get("empty") {
-        Some(empty) => (
-            format!("{:.2}", tool(empty)),
-            format!("{:.2}", tool(keepfs) / tool(empty)),
-            format!("{:.1}, {:.1}", each(empty), each(keepfs)),
-        ),
-        None => ("-".into(), "-".into(), format!("-, {:.1}", each(keepfs))),
-    };
     println!(
-        "| {} | {empty} | {:.2} ({:.2}) | {:.2} ({:.2}) | {ratio} | {:.2} | {requests} |",
+        "| {} | {:.2} | {:.2} ({:.2}) | {:.2} ({:.2}) | {:.2} | {:.2} | {:.1}, {:.1} |",
         job.name,
+        tool(empty),
         tool(plain),
         whole(plain),
         tool(keepfs),
         whole(keepfs),
+        tool(keepfs) / tool(empty),
         whole(keepfs) / whole(plain),
+        each(empty),
+        each(keepfs),
     );
 }

@@ -59,7 +59,7 @@ impl Plain {
         run(&format!(
             "cd '{}'; chmod 755 .; mkdir -p a/b; seq 1 30000 > a/numbers; seq 1 50 > a/b/short; ln a/numbers a/b/again
              ln -s ../numbers a/b/link; echo tool > tool; chmod 4755 tool; chmod 750 a/b; chmod o+rx a/b; chmod 640 a/b/short
-             chmod o+r a/b/short; : > zz; chown 1234:4321 tool a/numbers; chmod 4755 tool; touch -d 2001-02-03T04:05:06.7Z a/b zz",
+             chmod o+r a/b/short; : > zz; chown 1234:4321 tool a/numbers; chmod 4755 tool; touch -d 2001-02-03T04:05:06.7Z a/b zz a .",
             source.path().display()
         ));
         let store = FaultyStore::new(Arc::new(MemoryStore::new()));
