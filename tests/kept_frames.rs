@@ -134,6 +134,20 @@ fn frames_of_large_files_are_moved_by_rsync() {
 }
 
 #[test]
+fn frames_of_images_are_moved_by_rsync() {
+    let pair = Pair::new(true, |source| {
+        std::fs::write(source.join("disk.img"), text("disk", 24 * MIB)).unwrap();
+    });
+    let (mount, moved, missed) = copy(&pair);
+    let (there, here) = (data_bytes(&pair.primary), data_bytes(&pair.offsite));
+    eprintln!("{there} {here}");
+    assert!(missed * 50 <= moved, "{moved} moved, {missed} compressed");
+    assert!(here.abs_diff(there) * 100 <= there, "{there} became {here}");
+    drop(mount);
+    assert_clean("moved", &pair.offsite.open());
+}
+
+#[test]
 fn where_two_repositories_cut_otherwise_nothing_is_moved() {
     let pair = Pair::new(false, write_large);
     let (_mount, moved, missed) = copy(&pair);

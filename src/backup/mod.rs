@@ -7,6 +7,7 @@
 mod assembly;
 mod chunks;
 mod content;
+mod images;
 mod item;
 mod previous;
 mod reader;
@@ -14,6 +15,7 @@ mod workers;
 
 pub use chunks::{Chunks, Tell};
 pub use content::{Contents, Failed, SMALL_FILE_BYTES, tree_sink};
+pub use images::block_of;
 pub use workers::{Job, Workers};
 
 use crate::clock::Time;

@@ -2,6 +2,7 @@
 //! workers.
 
 use super::content::{Contents, Failed};
+use super::images::block_of;
 use super::item::{Done, Item, Link, Reading, Unread};
 use super::previous::{Before, Previous};
 use super::workers::Workers;
@@ -13,17 +14,6 @@ use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-/// Files with these endings are written at random, so they are cut in aligned blocks, and unchanged blocks stay.
-const IMAGE_ENDINGS: [&[u8]; 8] = [
-    b".img", b".raw", b".qcow2", b".vmdk", b".vdi", b".vhd", b".vhdx", b".ibd",
-];
-/// An image smaller than this is cut by content like any file, bytes.
-const IMAGE_BYTES_MIN: u64 = 16 << 20;
-/// The blocks of images, bytes.
-/// After 2 % of a 2 GiB image changed in runs, and in scattered 4 KiB: 128 KiB adds 24 and 191 MB, 64 KiB 23 and 119,
-/// 32 KiB 22 and 72; cut by content 64 and 378.
-const IMAGE_BLOCK_BYTES: u32 = 64 << 10;
 
 /// Walks the source and decides for each entry what is to be done.
 pub(super) struct Reader<'a> {
@@ -229,7 +219,7 @@ impl<'a> Reader<'a> {
             .as_ref()
             .and_then(|before| before.entry.file())
             .map(|file| file.block);
-        let block = old_block.unwrap_or_else(|| block_of(&entry));
+        let block = old_block.unwrap_or_else(|| block_of(&entry.name, entry.metadata.size));
         let (sender, result) = bounded(1);
         let contents = self.contents.clone();
         let stamp = entry.metadata.stamp();
@@ -291,15 +281,6 @@ fn read_file(
         bytes_read,
         problem: changed.then(note).or(left_out),
     })
-}
-
-/// A new image is cut in blocks, everything else by content.
-fn block_of(entry: &source::Entry) -> u32 {
-    let image = entry.metadata.size >= IMAGE_BYTES_MIN
-        && IMAGE_ENDINGS
-            .iter()
-            .any(|ending| entry.name.ends_with(ending));
-    if image { IMAGE_BLOCK_BYTES } else { 0 }
 }
 
 fn inode(metadata: &Metadata) -> Inode {

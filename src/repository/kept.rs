@@ -11,9 +11,8 @@
 //! stored raw is noted without its bytes: those at hand are the frame.
 //!
 //! What it gains: rsync of 50 MiB of text into a repository of level 13 took the daemon 17.5 s of a core and takes 0.6 s;
-//! at level 3 110 MiB took 1.7 s and take 1.2 s. What is compressed as before: what the target cuts otherwise (blocks of
-//! an image become a file cut by content when they are written as bytes), the rest of a frame of which the target has a
-//! part, and what the kernel had in its own cache, so that nobody read it here.
+//! at level 3 110 MiB took 1.7 s and take 1.2 s. What is compressed as before: what the target cuts otherwise, the rest of a
+//! frame of which the target has a part, and what the kernel had in its own cache, so that nobody read it here.
 //!
 //! The same frames serve readers and copies, which need not ask the store for them again. That gives no new trust: what
 //! is taken by its place in a pack is what the pack had there, whose authentication was checked when it was read, and a

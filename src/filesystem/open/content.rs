@@ -1,6 +1,7 @@
 //! The bytes of a file in an open point: references to files of complete points, spooled bytes, and holes.
 
 use super::few::Few;
+use crate::backup::block_of;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
 use crate::point::{Content, File, Trees};
@@ -236,6 +237,14 @@ pub(in crate::filesystem) struct OpenContent {
     pub run: Range<u64>,
 }
 
+/// The name that a file will have which rsync writes: `.NAME.XXXXXX` until it is whole.
+fn without_decoration(name: &[u8]) -> &[u8] {
+    match name {
+        [b'.', inside @ .., b'.', _, _, _, _, _, _] => inside,
+        _ => name,
+    }
+}
+
 fn spooled_in(segments: &[Segment]) -> u64 {
     let spooled = segments
         .iter()
@@ -356,8 +365,18 @@ impl OpenContent {
         gaps
     }
 
-    /// As [`File::block`]: a file goes on to be cut as the one that it was made from.
-    pub fn block(&self) -> u32 {
+    /// As [`File::block`]: a file goes on to be cut as the one that it was made from, a new one as a backup cuts one of
+    /// this name.
+    pub fn block(&self, name: &[u8]) -> u32 {
+        self.block_with(name, self.size)
+    }
+
+    /// Whether it is not known yet how a file of this name is to be cut: that goes by its size when it is complete.
+    pub fn block_is_open(&self, name: &[u8]) -> bool {
+        self.block(name) != self.block_with(name, u64::MAX)
+    }
+
+    fn block_with(&self, name: &[u8], size: u64) -> u32 {
         let mut segments = self.segments.iter();
         let block = segments.find_map(|segment| match &segment.place {
             Place::Source(source, offset) if !source.written => {
@@ -365,7 +384,7 @@ impl OpenContent {
             }
             _ => None,
         });
-        block.unwrap_or_default()
+        block.unwrap_or_else(|| block_of(without_decoration(name), size))
     }
 
     /// Makes a hole; the size stays.

@@ -392,18 +392,18 @@ impl Sealing<'_> {
             spool
                 .set_len(content.size)
                 .map_err(|error| Error::io("cutting a spool file", error))?;
-            let stored = self.contents.store(&spool, name, 0, self.workers);
+            let block = content.block(name);
+            let stored = self.contents.store(&spool, name, block, self.workers);
             return Ok(stored.map_err(Error::from)?.0);
         }
-        self.mixed(node, content)
+        self.mixed(node, content, content.block(name))
     }
 
     /// Bytes from several places: chunks that are referred to whole stay what they are, everything else is cut anew.
-    fn mixed(&self, node: u64, content: &OpenContent) -> Result<File> {
+    fn mixed(&self, node: u64, content: &OpenContent, block: u32) -> Result<File> {
         let mut list = ContentWriter::default();
         let mut tell = |extent| list.push(extent, &mut tree_sink(&self.contents.writer));
         let chunks = Chunks::new(&self.contents, self.workers, &mut tell);
-        let block = content.block();
         let mut cut = Recut::new(chunks, self.contents.cutting.clone(), block);
         for (begin, length, place) in content.cover(0, content.size) {
             match place {

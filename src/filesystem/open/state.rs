@@ -124,6 +124,11 @@ impl OpenNode {
         }
     }
 
+    /// The last name on the path to it, on the first if there are several; empty once it was removed.
+    pub fn last_name(&self) -> &[u8] {
+        self.places.first().map_or(&[], |(_, name)| name)
+    }
+
     /// The value of an extended attribute.
     pub fn xattr(&self, name: &[u8]) -> Option<&Vec<u8>> {
         let found = self.xattrs.iter().find(|(known, _)| known == name);

@@ -352,7 +352,7 @@ impl OpenPoint {
         let Some(content) = known.content() else {
             return Ok(None);
         };
-        let name = known.places.first().map(|(_, name)| name.to_vec());
+        let name = known.last_name().to_vec();
         let mut range = found.range;
         let mut ends = found.ends;
         if !found.whole && length(&range) > STRETCH_BYTES {
@@ -379,11 +379,11 @@ impl OpenPoint {
         Ok(Some(Stretch {
             number,
             node,
-            name: name.unwrap_or_default(),
+            block: content.block(&name),
+            name,
             range,
             whole: found.whole,
             ends,
-            block: content.block(),
             spool,
             hasher,
             before: before.filter(|_| due == Due::Streamed),
@@ -589,7 +589,11 @@ fn due_in(inner: &Inner, place: Cursor, due: Due, much: bool) -> Option<Found> {
     let in_hand: Vec<_> = in_hand.map(|stretch| stretch.range.clone()).collect();
     // Closed files wait until much is spooled.
     let open = open || due == Due::Streamed && !much;
-    let found = due_of(known.content()?, &in_hand, place.after, due, open)?;
+    let content = known.content()?;
+    if due == Due::Streamed && open && content.block_is_open(known.last_name()) {
+        return None;
+    }
+    let found = due_of(content, &in_hand, place.after, due, open)?;
     (found.range.start < place.upto).then_some(found)
 }
 
