@@ -2,6 +2,7 @@
 
 use crate::backup::{Made, one_of_everything};
 use crate::engine::{Bench, assert_clean};
+use crate::served::resumed;
 use keepfs::backup::{Options as BackupOptions, backup};
 use keepfs::filesystem::{FileSystem, Options};
 use keepfs::fuse::{EndSignals, MountOptions, Mounted, mount};
@@ -48,7 +49,7 @@ impl Mount {
             .into_iter()
             .map(|(name, catalog)| (name.to_owned(), catalog))
             .collect();
-        let filesystem = Arc::new(FileSystem::new(repositories, options));
+        let filesystem = Arc::new(resumed(FileSystem::new(repositories, options)));
         let mounted = mount(filesystem, directory.path(), MountOptions::default()).unwrap();
         Self {
             directory,

@@ -859,8 +859,8 @@ fn entries_of_open_points_take_no_more_memory_than_they_may() {
         entries_bytes: 100_000,
         ..Options::new(state.path().to_owned())
     };
-    let repositories = || vec![("primary".to_owned(), catalog(&bench))];
-    let tree = Tree(FileSystem::new(repositories(), options.clone()));
+    let repositories = [("primary", &bench)];
+    let tree = Tree::with_options(&repositories, options.clone());
     tree.mkdir("primary/host");
     tree.mkdir("primary/host/x.partial");
     let path = |n: u32| format!("primary/host/x.partial/{n}");
@@ -883,7 +883,7 @@ fn entries_of_open_points_take_no_more_memory_than_they_may() {
     assert!(metrics.contains("keepfs_open_entries_limit_bytes 100000\n"));
     // A daemon that begins again holds what there is, and no more.
     drop(tree);
-    let tree = Tree(FileSystem::new(repositories(), options));
+    let tree = Tree::with_options(&repositories, options);
     fails(tree.create(&path(0)), libc::ENOSPC, "open-memory");
     // What is removed or discarded makes room.
     for n in 1..10 {

@@ -1,11 +1,11 @@
 //! What a host that goes down takes with it: bytes that were written and not synced.
 
 use crate::engine::{full, seed};
-use crate::mount::{catalog, run};
+use crate::mount::run;
 use crate::served::{Host, Tree, USER, content, fails};
 use crate::sites::Random;
 use keepfs::clock::Time;
-use keepfs::filesystem::{Changes, FileSystem, Options, open_points};
+use keepfs::filesystem::{Changes, Options, open_points};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,26 +22,12 @@ fn serve(host: &Host, boot: u128) -> Tree {
 }
 
 fn serve_from(host: &Host, state: &Path, boot: u128) -> Tree {
-    let begin = || {
-        let both = [("primary", &host.primary), ("offsite", &host.offsite)];
-        let both = both.map(|(name, bench)| (name.to_owned(), catalog(bench)));
-        let options = Options {
-            boot,
-            ..Options::new(state.to_owned())
-        };
-        Tree(FileSystem::new(both.into(), options))
+    let both = [("primary", &host.primary), ("offsite", &host.offsite)];
+    let options = Options {
+        boot,
+        ..Options::new(state.to_owned())
     };
-    // A thread of the mount that ended may still hold the journal for a moment, as no process has ended.
-    for _ in 0..50 {
-        let tree = begin();
-        let there = open_points(state).is_ok_and(|points| !points.is_empty());
-        if !there || tree.look(POINT).is_some() {
-            return tree;
-        }
-        drop(tree);
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    begin()
+    Tree::with_options(&both, options)
 }
 
 fn at(name: &str) -> String {

@@ -22,6 +22,16 @@ pub fn mode(mode: u32) -> Mode {
     Mode { mode, umask: 0 }
 }
 
+/// With every open point of its state directory. Where no process has ended, a thread of the mount that did may hold a
+/// journal for a moment, or a process that another test has just begun.
+pub fn resumed(tree: FileSystem) -> FileSystem {
+    let mut rounds = 0..500;
+    while tree.resume() && rounds.next().is_some() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    tree
+}
+
 /// A served tree, and the calls of tools on it.
 pub struct Tree(pub FileSystem);
 
@@ -39,7 +49,7 @@ impl Tree {
             .iter()
             .map(|(name, bench)| ((*name).to_owned(), catalog(bench)))
             .collect();
-        Self(FileSystem::new(repositories, options))
+        Self(resumed(FileSystem::new(repositories, options)))
     }
 
     pub fn look(&self, path: &str) -> Option<Attributes> {

@@ -6,6 +6,7 @@ use crate::daemon_kills::wait_for;
 use crate::engine::{Bench, assert_clean, full, seed};
 use crate::mount::{back_up, catalog, run};
 use crate::mount_writes::settings;
+use crate::served::resumed;
 use keepfs::error::Kind;
 use keepfs::filesystem::{Answer, Answered, Caller, FileSystem, Mode, Options, ROOT};
 use keepfs::point::{File, Trees};
@@ -80,21 +81,7 @@ impl Host {
         let repositories = all
             .map(|(name, bench)| (name.to_owned(), catalog(bench)))
             .collect();
-        Served(FileSystem::new(repositories, options))
-    }
-
-    /// Goes on with the point `p`. A thread of the mount that ended may still hold its journal, as no process has ended.
-    fn serve_again(&self) -> Served {
-        let goes_on = (0..300).find_map(|_| {
-            let tree = self.serve();
-            let names = ["repo/host/p", "repo/host/p.partial"];
-            if names.iter().any(|name| tree.try_ino(name).is_some()) {
-                return Some(tree);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-            None
-        });
-        goes_on.expect("the point is open or complete")
+        Served(resumed(FileSystem::new(repositories, options)))
     }
 
     /// Bytes of data packs in the store.
@@ -734,7 +721,7 @@ fn whatever_operation_of_the_store_is_the_last_nothing_acknowledged_is_lost() {
             drop(tree);
             host.store.heal();
             host.bench.cache = tempfile::tempdir().unwrap();
-            let tree = host.serve_again();
+            let tree = host.serve();
             if tree.try_ino("repo/host/p").is_some() {
                 same(&tree.read("repo/host/p/file"), &content, &case);
             } else {

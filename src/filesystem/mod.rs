@@ -64,10 +64,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a mount waits at most for open points that another daemon has: most often that is just ending.
-const HANDOVER: Duration = Duration::from_millis(100);
-/// How often is looked for such open points later.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often is looked for open points that another daemon had before.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How the tree is shown and read.
 #[derive(Clone, Debug)]
@@ -214,20 +212,15 @@ impl FileSystem {
             options,
         };
         filesystem.resume();
-        for _ in 0..10 {
-            if !filesystem.open_points.lacks_some() {
-                break;
-            }
-            std::thread::sleep(HANDOVER / 10);
-            filesystem.resume();
-        }
         filesystem
     }
 
-    /// Goes on with the open points that lie in the state directory and that no other daemon has.
-    fn resume(&self) {
+    /// Goes on with the open points that lie in the state directory, as far as no other daemon has them. Whether one has
+    /// some still.
+    pub fn resume(&self) -> bool {
         let resumed = self.open_points.resume(&self.repositories, &self.problems);
         resumed.iter().for_each(|open| self.go_on_sealing(open));
+        self.open_points.lacks_some()
     }
 
     /// From now on goes on with open points that another daemon has when that ends, on a thread of its own, as long as
@@ -241,8 +234,7 @@ impl FileSystem {
             loop {
                 std::thread::sleep(LOOK_AGAIN);
                 let Some(tree) = tree.upgrade() else { return };
-                tree.resume();
-                if !tree.open_points.lacks_some() {
+                if !tree.resume() {
                     return;
                 }
             }
