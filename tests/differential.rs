@@ -62,8 +62,10 @@ fn compare(seed: u64, steps: usize) {
         if one != two {
             let (one, two) = (shorten(&format!("{one:?}")), shorten(&format!("{two:?}")));
             panic!(
-                "{}\ntmpfs:      {one}\nopen point: {two}",
-                tell(seed, &done)
+                "{}\ntmpfs:      {one}\nopen point: {two}\n{}\n{}",
+                tell(seed, &done),
+                sides[0].told,
+                sides[1].told
             );
         }
     }

@@ -93,6 +93,8 @@ fn facts(metadata: &std::fs::Metadata) -> Facts {
 pub struct Side {
     top: PathBuf,
     handles: [Option<File>; HANDLES],
+    /// The times that were looked at last, before a call and after it.
+    pub told: String,
 }
 
 impl Side {
@@ -100,6 +102,7 @@ impl Side {
         Self {
             top: top.to_owned(),
             handles: Default::default(),
+            told: String::new(),
         }
     }
 
@@ -123,6 +126,12 @@ impl Side {
         let answer = self.call(&step.call);
         // SAFETY: as above; root again.
         unsafe { (libc::setfsuid(0), libc::setfsgid(0)) };
+        if let Some(watched) = &watched {
+            let told = watched.each_ref().map(|(path, before)| {
+                format!("{}: {before:?}, then {}", path.display(), facts_of(path))
+            });
+            self.told = told.join("; ");
+        }
         Shown {
             answer,
             moved: watched.map(|watched| watched.map(|(path, ctime)| moved(&path, ctime))),
@@ -374,6 +383,23 @@ impl Side {
         done(unsafe { libc::lsetxattr(path.as_ptr(), key.as_ptr(), bytes, length, flags) })?;
         Ok(Answer::Done)
     }
+}
+
+fn facts_of(path: &Path) -> String {
+    path.symlink_metadata().map_or_else(
+        |error| error.to_string(),
+        |facts| {
+            let (mtime, ctime) = (
+                (facts.mtime(), facts.mtime_nsec()),
+                (facts.ctime(), facts.ctime_nsec()),
+            );
+            format!(
+                "{mtime:?} {ctime:?}, inode {} with {} links",
+                facts.ino(),
+                facts.nlink()
+            )
+        },
+    )
 }
 
 fn moved(path: &Path, ctime: Stamp) -> Moved {
