@@ -325,18 +325,23 @@ fn a_whole_copy_that_cannot_be_sealed_says_why() {
     same_trees(plain.source.path(), &copy);
 }
 
+/// Copies the point while the store is away: it is whole, and stays open.
+fn copy_unsealed(plain: &Plain) {
+    let (point, target) = (plain.point.display(), plain.target.display());
+    run(&format!(
+        "mkdir '{target}/point'; cp -a '{point}/a' '{point}/tool' '{target}/point/'; sync '{target}/point'"
+    ));
+    plain.store.stop_at(1, Stop::Before);
+    run(&format!("cp -a '{point}/zz' '{target}/point/'"));
+    wait_for(|| plain.errors().contains("could not be sealed"));
+    plain.store.heal();
+}
+
 #[test]
 fn the_same_tool_finishes_a_copy_that_was_whole_when_its_daemon_ended() {
     for tool in ["cp -a", "rsync -aHAX"] {
         let plain = Plain::owned_by(0);
-        let (point, target) = (plain.point.display(), plain.target.display());
-        run(&format!(
-            "mkdir '{target}/point'; cp -a '{point}/a' '{point}/tool' '{target}/point/'; sync '{target}/point'"
-        ));
-        plain.store.stop_at(1, Stop::Before);
-        run(&format!("cp -a '{point}/zz' '{target}/point/'"));
-        wait_for(|| plain.errors().contains("could not be sealed"));
-        plain.store.heal();
+        copy_unsealed(&plain);
         let state = plain.mount.unmount();
         let [primary, offsite] = &plain.benches;
         let mount = mount_both(primary, offsite, state);
@@ -356,14 +361,7 @@ fn the_same_tool_finishes_a_copy_that_was_whole_when_its_daemon_ended() {
 #[test]
 fn what_was_set_while_sealing_failed_is_set() {
     let plain = Plain::owned_by(0);
-    let (point, target) = (plain.point.display(), plain.target.display());
-    run(&format!(
-        "mkdir '{target}/point'; cp -a '{point}/a' '{point}/tool' '{target}/point/'; sync '{target}/point'"
-    ));
-    plain.store.stop_at(1, Stop::Before);
-    run(&format!("cp -a '{point}/zz' '{target}/point/'"));
-    wait_for(|| plain.errors().contains("could not be sealed"));
-    plain.store.heal();
+    copy_unsealed(&plain);
     let time = |path: PathBuf| run(&format!("stat -c %.9Y '{}'", path.display()));
     assert_eq!(
         time(plain.target.join("point/zz")),
