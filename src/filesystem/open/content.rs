@@ -237,7 +237,8 @@ pub(in crate::filesystem) struct OpenContent {
     pub run: Range<u64>,
 }
 
-/// The name that a file will have which rsync writes: `.NAME.XXXXXX` until it is whole.
+/// The name that a file will have which rsync writes: until it is whole, a dot stands before it, and a dot and six
+/// random characters behind.
 fn without_decoration(name: &[u8]) -> &[u8] {
     match name {
         [b'.', inside @ .., b'.', _, _, _, _, _, _] => inside,
@@ -368,23 +369,26 @@ impl OpenContent {
     /// As [`File::block`]: a file goes on to be cut as the one that it was made from, a new one as a backup cuts one of
     /// this name.
     pub fn block(&self, name: &[u8]) -> u32 {
-        self.block_with(name, self.size)
+        let made_from = self.block_made_from();
+        made_from.unwrap_or_else(|| block_of(without_decoration(name), self.size))
     }
 
     /// Whether it is not known yet how a file of this name is to be cut: that goes by its size when it is complete.
     pub fn block_is_open(&self, name: &[u8]) -> bool {
-        self.block(name) != self.block_with(name, u64::MAX)
+        let name = without_decoration(name);
+        let goes_by_size = block_of(name, self.size) != block_of(name, u64::MAX);
+        goes_by_size && self.block_made_from().is_none()
     }
 
-    fn block_with(&self, name: &[u8], size: u64) -> u32 {
-        let mut segments = self.segments.iter();
-        let block = segments.find_map(|segment| match &segment.place {
-            Place::Source(source, offset) if !source.written => {
-                (*offset == segment.begin).then_some(source.file().block)
-            }
-            _ => None,
-        });
-        block.unwrap_or_else(|| block_of(without_decoration(name), size))
+    fn block_made_from(&self) -> Option<u32> {
+        self.segments
+            .iter()
+            .find_map(|segment| match &segment.place {
+                Place::Source(source, offset) if !source.written => {
+                    (*offset == segment.begin).then_some(source.file().block)
+                }
+                _ => None,
+            })
     }
 
     /// Makes a hole; the size stays.
