@@ -5,6 +5,7 @@ mod bound;
 mod forgetting;
 mod mountpoint;
 mod mounts;
+mod near;
 mod replies;
 mod shell;
 mod workers;
@@ -15,8 +16,10 @@ pub use mounts::{is_bound, served};
 
 use crate::error::{Error, Result};
 use crate::filesystem::FileSystem;
+use crate::thread;
 use crossbeam_channel::{Receiver, bounded, select};
 use fuser::{InitFlags, Notifier, Session, SessionACL};
+use near::Near;
 use shell::Shell;
 use std::ffi::OsString;
 use std::io;
@@ -127,7 +130,7 @@ pub fn mount(
     let notifier = Arc::new(session.notifier());
     forgetting::keep_forgetting(&filesystem, &notifier);
     let (end, ended) = bounded(1);
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         // Nobody listens when the mount was given up.
         let _ = end.send(session.run());
     });
@@ -158,6 +161,7 @@ fn start(
     let shell = Shell {
         filesystem,
         workers: Workers::new(WAITERS, WAITERS_MAX, RECEIVERS),
+        near: Near::new(),
     };
     let session = if mountpoint::is_root() {
         let device = mountpoint::mount(directory, options)?;
@@ -197,7 +201,7 @@ impl Mounted {
         let EndSignals(mut signals) = signals;
         let handle = signals.handle();
         let (send, signalled) = bounded(1);
-        let listener = std::thread::spawn(move || {
+        let listener = thread::spawn(move || {
             if signals.forever().next().is_some() {
                 let _ = send.send(());
             }

@@ -11,6 +11,7 @@
 //! | [`error`] | one error: a kind that says what the caller can do, a sentence, a cause |
 //! | [`clock`] | time as a value |
 //! | [`id`] | ids of chunks and objects |
+//! | [`thread`] | threads that work behind a call |
 //! | [`progress`] | counters of long work |
 //! | [`chunk`] | where content is cut: pure |
 //! | [`store`] | objects by name: directory, S3, Azure, GCS, memory; all object names |
@@ -50,3 +51,4 @@ pub mod repository;
 pub mod restore;
 pub mod source;
 pub mod store;
+pub mod thread;

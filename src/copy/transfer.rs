@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ChunkId;
 use crate::point::{File, Trees};
 use crate::repository::{Lane, Location, Payload, Repository, Writer, decompress};
+use crate::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeSet, HashMap};
@@ -177,7 +178,7 @@ impl Transfer {
         let workers = (0..workers)
             .map(|_| {
                 let (shared, jobs) = (shared.clone(), jobs.clone());
-                std::thread::spawn(move || shared.work(&jobs))
+                thread::spawn(move || shared.work(&jobs))
             })
             .collect();
         Self {

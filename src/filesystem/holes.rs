@@ -5,6 +5,7 @@ use super::repositories::CompletePoint;
 use crate::error::Result;
 use crate::id::ChunkId;
 use crate::point::{Content, ContentPage, Entry, Extent, File, Trees};
+use crate::thread;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
@@ -82,7 +83,7 @@ impl HoleCounts {
         }
         self.0.lock().put(root, None);
         let (counts, trees, file) = (self.clone(), trees.clone(), file.clone());
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             let bytes = count(&trees, &file);
             counts.0.lock().put(root, Some(bytes));
         });

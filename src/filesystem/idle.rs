@@ -3,6 +3,7 @@
 use super::FileSystem;
 use super::errno::Failure;
 use super::open::{TOP, Waiting};
+use crate::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ impl FileSystem {
             return;
         }
         let tree = Arc::downgrade(self);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             loop {
                 std::thread::sleep(LOOK);
                 let Some(tree) = tree.upgrade() else { return };

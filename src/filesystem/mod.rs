@@ -49,6 +49,7 @@ pub use statfs::Room;
 use crate::clock::{Clock, Time};
 use crate::point::Catalog;
 use crate::repository::KeptFrames;
+use crate::thread;
 use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
@@ -230,7 +231,7 @@ impl FileSystem {
             return;
         }
         let tree = Arc::downgrade(self);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             loop {
                 std::thread::sleep(LOOK_AGAIN);
                 let Some(tree) = tree.upgrade() else { return };

@@ -7,6 +7,7 @@ use super::repositories::{CompletePoint, MountedRepository};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::repository::make_private;
+use crate::thread;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ impl OpenPoints {
         self.left.lock().retain(|path| {
             if is_gone(path) {
                 let path = path.clone();
-                std::thread::spawn(move || remove(&path));
+                thread::spawn(move || remove(&path));
                 return false;
             }
             match OpenPoint::resume(path, &self.spool, repositories) {

@@ -7,6 +7,7 @@ use super::repositories::CompletePoint;
 use crate::id::ObjectId;
 use crate::point::File;
 use crate::repository::{FrameSpan, Location};
+use crate::thread;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -86,7 +87,7 @@ impl ReadAhead {
         for _ in 0..THREADS {
             // Weak: a thread that waits for tasks must not keep itself waiting.
             let (tasks, waiting) = (Arc::downgrade(&tasks), waiting.clone());
-            std::thread::spawn(move || work(&tasks, &waiting));
+            thread::spawn(move || work(&tasks, &waiting));
         }
         Self { tasks }
     }

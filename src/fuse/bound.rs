@@ -2,6 +2,7 @@
 
 use super::{mountpoint, mounts};
 use crate::error::{Error, Result};
+use crate::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ const ENDING: Duration = Duration::from_secs(5);
 /// first bind, and it goes at once when there will be none. The answer comes when the directory is gone, too.
 pub(super) fn end_with_binds(directory: PathBuf, minor: u32, lock: PathBuf) -> Receiver<()> {
     let (gone, wait) = bounded(1);
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         if let Err(error) = unmount_unbound(&directory, minor, &lock, &gone) {
             tracing::error!("{error}; unmount {} yourself", directory.display());
         }

@@ -1,6 +1,7 @@
 //! Asking the kernel to forget what takes too much memory here.
 
 use crate::filesystem::FileSystem;
+use crate::thread;
 use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +15,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Not from within a call: the kernel waits there for locks that a call may hold.
 pub(super) fn keep_forgetting(filesystem: &Arc<FileSystem>, notifier: &Arc<Notifier>) {
     let (filesystem, notifier) = (Arc::downgrade(filesystem), Arc::downgrade(notifier));
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         loop {
             std::thread::sleep(LOOK);
             let named = filesystem.upgrade().map(|tree| tree.to_be_forgotten());

@@ -1,5 +1,6 @@
 //! The kernel's calls, passed on.
 
+use super::near::Near;
 use super::replies::{
     caller, device_number, dot_attr, errno, file_attr, file_type, reply_attr, reply_data,
     reply_empty, reply_entry, reply_written, reply_xattr, time_of,
@@ -20,10 +21,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// Bytes of a READ or WRITE from which it is a part of a stream; the kernel reads ahead that much for small files, too.
+const BULK_BYTES: usize = 64 << 10;
+
 /// Passes the kernel's calls on.
 pub(super) struct Shell {
     pub(super) filesystem: Arc<FileSystem>,
     pub(super) workers: Workers,
+    pub(super) near: Near,
 }
 
 impl Shell {
@@ -31,16 +36,27 @@ impl Shell {
     /// thread free.
     fn answer<A>(
         &self,
+        request: &Request,
         operation: &'static str,
         call: impl FnOnce(&FileSystem) -> A + Send + 'static,
         reply: impl FnOnce(A) + Send + 'static,
     ) {
         self.filesystem.metrics.request(operation);
+        self.near.called(request.pid());
         let filesystem = self.filesystem.clone();
         self.workers.run(move || call(&filesystem), reply);
     }
 
-    fn now(&self, operation: &'static str) -> &FileSystem {
+    /// Bytes are moved: where they are many, whoever calls goes on meanwhile.
+    fn bulk(&self, bytes: usize) {
+        if bytes >= BULK_BYTES {
+            self.near.leave();
+        }
+    }
+
+    /// Counts a call that is answered at once.
+    fn now(&self, request: &Request, operation: &'static str) -> &FileSystem {
+        self.near.called(request.pid());
         self.filesystem.metrics.request(operation);
         &self.filesystem
     }
@@ -64,6 +80,7 @@ impl Filesystem for Shell {
         let name = name.as_bytes().to_vec();
         let caller = caller(request);
         self.answer(
+            request,
             "lookup",
             move |filesystem| filesystem.lookup(parent.0, &name, caller),
             |answer| reply_entry(reply, answer),
@@ -74,20 +91,21 @@ impl Filesystem for Shell {
         self.filesystem.forget(ino.0, lookups);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
+            request,
             "getattr",
             move |filesystem| filesystem.stat(ino.0),
             |answer| reply_attr(reply, answer),
         );
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        reply_data(reply, self.now("readlink").read_link(ino.0));
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        reply_data(reply, self.now(request, "readlink").read_link(ino.0));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let filesystem = self.now("open");
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let filesystem = self.now(request, "open");
         match filesystem.open(ino.0, flags.0) {
             Ok(handle) => {
                 let keep = match filesystem.caching(ino.0) {
@@ -102,7 +120,7 @@ impl Filesystem for Shell {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -111,14 +129,16 @@ impl Filesystem for Shell {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.bulk(size as usize);
         match self.filesystem.read_cached(handle.0, offset, size) {
             Ok(None) => self.answer(
+                request,
                 "read",
                 move |filesystem| filesystem.read(handle.0, offset, size),
                 |answer| reply_data(reply, answer),
             ),
             Ok(Some(data)) => {
-                self.now("read");
+                self.now(request, "read");
                 reply_data(reply, Ok(data));
             }
             Err(failure) => reply.error(errno(&failure)),
@@ -127,7 +147,7 @@ impl Filesystem for Shell {
 
     fn release(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
@@ -136,19 +156,21 @@ impl Filesystem for Shell {
         reply: ReplyEmpty,
     ) {
         self.answer(
+            request,
             "release",
             move |filesystem| filesystem.close(handle.0),
             |()| reply.ok(),
         );
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.now("flush");
+    fn flush(&self, request: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.now(request, "flush");
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.answer(
+            request,
             "opendir",
             move |filesystem| {
                 let handle = filesystem.open_directory(ino.0)?;
@@ -169,13 +191,14 @@ impl Filesystem for Shell {
 
     fn readdir(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         self.answer(
+            request,
             "readdir",
             move |filesystem| {
                 let answer = filesystem.read_directory(handle.0, offset, false, |listed| {
@@ -198,13 +221,14 @@ impl Filesystem for Shell {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         self.answer(
+            request,
             "readdirplus",
             move |filesystem| {
                 let answer = filesystem.read_directory(handle.0, offset, true, |listed| {
@@ -232,18 +256,19 @@ impl Filesystem for Shell {
 
     fn releasedir(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.now("releasedir").close_directory(handle.0);
+        self.now(request, "releasedir").close_directory(handle.0);
         reply.ok();
     }
 
-    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.answer(
+            request,
             "statfs",
             move |filesystem| filesystem.room(ino.0),
             |answer| match answer {
@@ -256,19 +281,30 @@ impl Filesystem for Shell {
         );
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = self.now("getxattr").get_xattr(ino.0, name.as_bytes());
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let value = self
+            .now(request, "getxattr")
+            .get_xattr(ino.0, name.as_bytes());
         reply_xattr(reply, size, value);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.now("listxattr").list_xattrs(ino.0, request.uid());
+        let names = self
+            .now(request, "listxattr")
+            .list_xattrs(ino.0, request.uid());
         reply_xattr(reply, size, names);
     }
 
     fn lseek(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: i64,
@@ -284,6 +320,7 @@ impl Filesystem for Shell {
             return reply.error(Errno::ENXIO);
         };
         self.answer(
+            request,
             "lseek",
             move |filesystem| filesystem.seek(handle.0, offset, data),
             |answer| match answer {
@@ -304,6 +341,7 @@ impl Filesystem for Shell {
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         self.answer(
+            request,
             "mkdir",
             move |filesystem| {
                 let mode = Mode { mode, umask };
@@ -325,6 +363,7 @@ impl Filesystem for Shell {
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         self.answer(
+            request,
             "mknod",
             move |filesystem| {
                 let mode = Mode { mode, umask };
@@ -346,15 +385,24 @@ impl Filesystem for Shell {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         let target = target.as_os_str().as_bytes().to_vec();
         self.answer(
+            request,
             "symlink",
             move |filesystem| filesystem.make_symlink(parent.0, &name, &target, caller),
             |answer| reply_entry(reply, answer),
         );
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         let name = name.as_bytes().to_vec();
         self.answer(
+            request,
             "link",
             move |filesystem| filesystem.link(ino.0, parent.0, &name),
             |answer| reply_entry(reply, answer),
@@ -373,6 +421,7 @@ impl Filesystem for Shell {
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         self.answer(
+            request,
             "create",
             move |filesystem| {
                 let mode = Mode { mode, umask };
@@ -403,17 +452,21 @@ impl Filesystem for Shell {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.bulk(data.len());
         let caller = caller(request);
         if !self.filesystem.writes_at_once(data.len()) {
             let data = data.to_vec();
             return self.answer(
+                request,
                 "write",
                 move |filesystem| filesystem.write(handle.0, offset, &data, caller),
                 |answer| reply_written(reply, answer),
             );
         }
         // Here, not on another thread: the bytes go into a file's page cache, and moving them would cost a copy.
-        let written = self.now("write").write(handle.0, offset, data, caller);
+        let written = self
+            .now(request, "write")
+            .write(handle.0, offset, data, caller);
         reply_written(reply, written);
     }
 
@@ -432,6 +485,7 @@ impl Filesystem for Shell {
     ) {
         let caller = caller(request);
         self.answer(
+            request,
             "copy_file_range",
             move |filesystem| {
                 let (source, target) = ((source.0, source_offset), (target.0, target_offset));
@@ -469,6 +523,7 @@ impl Filesystem for Shell {
         };
         let caller = caller(request);
         self.answer(
+            request,
             "setattr",
             move |filesystem| filesystem.set_attributes(ino.0, &changes, caller),
             |answer| reply_attr(reply, answer),
@@ -488,24 +543,27 @@ impl Filesystem for Shell {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let caller = caller(request);
         self.answer(
+            request,
             "setxattr",
             move |filesystem| filesystem.set_xattr(ino.0, &name, &value, flags, caller),
             |answer| reply_empty(reply, answer),
         );
     }
 
-    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         self.answer(
+            request,
             "removexattr",
             move |filesystem| filesystem.remove_xattr(ino.0, &name),
             |answer| reply_empty(reply, answer),
         );
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         self.answer(
+            request,
             "unlink",
             move |filesystem| filesystem.unlink(parent.0, &name),
             |answer| reply_empty(reply, answer),
@@ -515,6 +573,7 @@ impl Filesystem for Shell {
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         self.answer(
+            request,
             "rmdir",
             move |filesystem| filesystem.remove_directory(parent.0, &name, caller),
             |answer| reply_empty(reply, answer),
@@ -534,6 +593,7 @@ impl Filesystem for Shell {
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         let caller = caller(request);
         self.answer(
+            request,
             "rename",
             move |filesystem| {
                 filesystem.rename(
@@ -559,6 +619,7 @@ impl Filesystem for Shell {
     ) {
         let caller = caller(request);
         self.answer(
+            request,
             "fallocate",
             move |filesystem| filesystem.allocate(handle.0, offset, length, mode, caller),
             |answer| reply_empty(reply, answer),
@@ -568,6 +629,7 @@ impl Filesystem for Shell {
     fn fsync(&self, request: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let caller = caller(request);
         self.answer(
+            request,
             "fsync",
             move |filesystem| filesystem.sync(handle.0, caller),
             |answer| reply_empty(reply, answer),
@@ -577,6 +639,7 @@ impl Filesystem for Shell {
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let caller = caller(request);
         self.answer(
+            request,
             "fsyncdir",
             move |filesystem| filesystem.sync_directory(ino.0, caller),
             |answer| reply_empty(reply, answer),

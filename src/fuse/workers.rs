@@ -1,5 +1,6 @@
 //! Threads for calls that may wait for a store, so that nobody else waits with them.
 
+use crate::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Pool {
         }
         self.free.fetch_add(1, Ordering::Relaxed);
         let pool = self.clone();
-        let begun = std::thread::Builder::new().spawn(move || pool.work());
+        let begun = thread::try_spawn(move || pool.work());
         if let Err(error) = begun {
             // Those that are there do the work later.
             self.free.fetch_sub(1, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use crate::clock::Time;
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
 use crate::store::names::{self, Name};
+use crate::thread;
 use bincode::{Decode, Encode};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -231,7 +232,7 @@ impl OpenPointMark {
             return;
         }
         let mark = self.clone();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             if let Err(error) = mark.hold() {
                 tracing::info!("the open point {} is not marked yet: {error}", mark.id);
             }
@@ -254,6 +255,6 @@ impl OpenPointMark {
     /// As [`Self::give_back`], behind the caller's back.
     pub fn give_back_behind(&self) {
         let mark = self.clone();
-        std::thread::spawn(move || mark.give_back());
+        thread::spawn(move || mark.give_back());
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::{ChunkId, ObjectId};
 use crate::store::Upload;
 use crate::store::names::{Name, PackKind};
+use crate::thread;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::cell::RefCell;
@@ -450,7 +451,7 @@ impl Writer {
         };
         let oldest = {
             let mut finishing = self.finishing.lock();
-            let thread = std::thread::Builder::new().spawn(finish);
+            let thread = thread::try_spawn(finish);
             finishing.push(
                 thread
                     .map_err(|error| Error::io("starting a thread that finishes a pack", error))?,

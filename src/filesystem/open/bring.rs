@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Content, Trees};
 use crate::repository::{Lane, OpenPointMark, Writer};
+use crate::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -72,7 +73,7 @@ impl Bringer {
         let begin = || {
             let (tasks, waiting) = bounded(WAITING_MAX);
             let shared = self.shared.clone();
-            std::thread::spawn(move || shared.work(&waiting));
+            thread::spawn(move || shared.work(&waiting));
             tasks
         };
         tasks.get_or_insert_with(begin).clone()
@@ -155,7 +156,7 @@ impl Bringer {
             return;
         }
         let (tasks, alive) = (self.tasks(), Arc::downgrade(&self.alive));
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for source in sources {
                 // Sealing wants everything again, so nothing depends on this.
                 let lane = lane_of(&source, b"");

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::filesystem::repositories::CompletePoint;
 use crate::point::{PARTIAL, Point, PointRecord};
 use crate::progress::Progress;
+use crate::thread;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ impl OpenPoint {
             SealAs::Source if inner.rerun_patience.is_zero() => {
                 inner.stage = Stage::Sealing(Some(from.clone()));
                 let open = self.clone();
-                std::thread::spawn(move || {
+                thread::spawn(move || {
                     let sealed = open.commit_copy(&open.name(), &from);
                     open.end_copy(sealed, &tell);
                 });
@@ -57,7 +58,7 @@ impl OpenPoint {
                 // The point may be given up meanwhile, or the mount may end: this must not keep it.
                 let open = Arc::downgrade(self);
                 let calls = inner.calls;
-                std::thread::spawn(move || seal_when_quiet(&open, like, calls, &tell));
+                thread::spawn(move || seal_when_quiet(&open, like, calls, &tell));
             }
         }
     }
@@ -93,7 +94,7 @@ impl OpenPoint {
         }
         // The mount may end meanwhile: this must not keep the point.
         let open = Arc::downgrade(self);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for node in spooled {
                 let Some(open) = open.upgrade() else { return };
                 open.closed(node, None);

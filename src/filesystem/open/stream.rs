@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Content, Extent};
 use crate::repository::{Repository, Writer};
+use crate::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -110,7 +111,7 @@ impl Streamer {
         let begin = || {
             let (tasks, waiting) = unbounded();
             let shared = self.shared.clone();
-            std::thread::spawn(move || shared.work(&waiting));
+            thread::spawn(move || shared.work(&waiting));
             tasks
         };
         let sent = tasks.get_or_insert_with(begin).send(task);

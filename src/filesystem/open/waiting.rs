@@ -5,6 +5,7 @@ use super::OpenPoint;
 use super::copied::SealAs;
 use crate::error::{Error, Kind};
 use crate::filesystem::errno::Answer;
+use crate::thread;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -67,7 +68,7 @@ impl OpenPoint {
         work: impl FnOnce() -> Answer<()> + Send + 'static,
     ) -> Answer<()> {
         let (done, answer) = bounded(1);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             // Whoever waited may have gone.
             let _ = done.send(work());
         });
