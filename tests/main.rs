@@ -43,6 +43,7 @@ mod owners;
 mod planted;
 mod power;
 mod pristine;
+mod proxy;
 mod prune;
 mod prune_writers;
 mod random_reads;
