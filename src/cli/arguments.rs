@@ -90,6 +90,22 @@ has the same name is replaced. Exit code 3: something is missing or lacks its ow
 
 Only chunks that the target lacks move. Repositories may have different passwords, pack sizes and stores.")]
     Copy(Copy),
+    /// Copy sessions: how they stand, and what to do about what failed
+    #[command(after_help = "Examples:
+  keepfs session list                                    of all configured repositories
+  keepfs session list --unfinished offsite
+  keepfs session show 3fa9                               what failed, and why
+  keepfs session retry 3fa9                              brings what is missing, and no more
+  keepfs session skip 3fa9                               keeps the whole restore points, gives up the others
+  keepfs session undo 3fa9                               the target is as it was before
+  keepfs session wait offsite/3fa9 && echo copied
+
+Every copy is a session, told by the repository that it copies into. When parts fail after their retries it waits in the state
+needs-action, with a list, until somebody says retry, skip or undo; the same copy, run again, is a retry, too.
+
+Exit codes of show, wait and retry: 0 success or undone, 3 warning (something was given up), 4 needs action, 1 failed, or its
+process is gone.")]
+    Session(SessionArguments),
     /// Move complete restore points into another repository
     #[command(after_help = "Examples:
   keepfs move primary/web01/2026-11-20T02-00-00Z archive
@@ -269,6 +285,51 @@ pub struct Init {
     /// A name for the first key
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct SessionArguments {
+    #[command(subcommand)]
+    pub verb: SessionVerb,
+}
+
+/// What is asked of sessions.
+#[derive(Subcommand, Debug)]
+pub enum SessionVerb {
+    /// List sessions, the oldest first
+    List {
+        /// Of this repository; of all configured ones without it
+        #[arg(value_name = "REPO")]
+        repository: Option<String>,
+        /// Only those that are not over
+        #[arg(long)]
+        unfinished: bool,
+    },
+    /// Show how one stands, with every part that failed
+    Show(SessionName),
+    /// Wait until nobody works on it, then show it
+    Wait(SessionName),
+    /// Show what has happened to it
+    Log(SessionName),
+    /// Bring what is missing
+    Retry {
+        #[command(flatten)]
+        session: SessionName,
+        /// Where it copies from, when no configured repository is that
+        #[arg(long, value_name = "REPO")]
+        source: Option<String>,
+    },
+    /// Keep the restore points that are whole, give up the others
+    Skip(SessionName),
+    /// Take away the restore points that it made
+    Undo(SessionName),
+}
+
+#[derive(Args, Debug)]
+pub struct SessionName {
+    /// The beginning of its id; REPO/ID looks in one repository only
+    #[arg(value_name = "ID")]
+    pub session: String,
 }
 
 #[derive(Args, Debug)]

@@ -11,6 +11,7 @@ mod escape;
 pub mod exit;
 mod mount_helper;
 mod ready;
+mod session;
 mod show;
 mod work;
 
@@ -150,6 +151,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
             })?;
             show::print(&report, json)
         }
+        Verb::Session(session) => session::run(global, host, session.verb),
         Verb::Points(points) => {
             let place = points.place.map(|place| host.config().place(&place));
             let place = place.transpose()?;

@@ -1,5 +1,13 @@
 //! The one place where the verbs meet the rooms that do their work, and the shape in which all of them tell problems.
 
+mod sessions;
+
+pub use sessions::{PartFacts, PointFacts, SessionFacts};
+pub(super) use sessions::{
+    retry_session, session, session_ids, session_log, session_source, sessions, skip_session,
+    undo_session,
+};
+
 use super::check::CheckReport;
 use super::copy::CopyReport;
 use super::mount::MountArguments;
@@ -76,8 +84,11 @@ pub(super) fn copy(
     let options = copy::TransferOptions::between(source, target);
     let ends = [source, target].map(|repository| copy::End::open(repository.clone()));
     let [source, target] = ends;
-    let session = copy::copy_points(&selection, &source?, &target?, &options, progress)?;
-    Ok(tell_session(&session))
+    let conducted = copy::conduct_copy(&selection, &source?, &target?, &options, progress)?;
+    if conducted.report.record.state != copy::SessionState::NeedsAction {
+        conducted.result?;
+    }
+    Ok(tell_session(&conducted.report))
 }
 
 fn tell_session(session: &copy::SessionReport) -> CopyReport {

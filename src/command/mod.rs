@@ -13,6 +13,8 @@
 //! | [`plan_unmark`] | the mark of an open point whose host is gone goes |
 //! | [`diff`] | how two restore points differ |
 //! | [`seal`] | an open restore point becomes a complete one |
+//! | [`sessions`], [`session`], [`wait_session`], [`session_log`] | copy sessions and how they stand |
+//! | [`act_on_session`] | one is retried, skipped or undone |
 //! | [`forget`] | a restore point goes into the trash |
 //! | [`undelete`], [`trash`] | it comes back; what can come back, and until when |
 //! | [`prune`] | what no restore point needs any more is deleted |
@@ -39,6 +41,7 @@ mod points;
 mod prune;
 mod restore;
 mod seal;
+mod session;
 mod shared;
 mod stats;
 mod trash;
@@ -47,7 +50,7 @@ pub use backup::{BackupArguments, BackupReport, backup};
 pub use check::{CheckArguments, CheckReport, check};
 pub use copy::{CopyReport, copy};
 pub use diff::{DiffLine, DiffReport, diff};
-pub use engine::ProblemReport;
+pub use engine::{PartFacts, PointFacts, ProblemReport, SessionFacts};
 pub use forget::{ForgetReport, forget};
 pub use host::{Host, Selected};
 pub use init::{InitArguments, InitReport, init};
@@ -60,6 +63,10 @@ pub use points::{BackupLine, PointLine, PointsReport, points};
 pub use prune::{MAX_DEAD, PruneArguments, PruneReport, prune};
 pub use restore::{RestoreReport, restore};
 pub use seal::{SealReport, seal};
+pub use session::{
+    Listed, LogLine, SessionAction, SessionLine, SessionLog, SessionPlace, SessionReport,
+    SessionsReport, act_on_session, session, session_log, sessions, wait_session,
+};
 pub use shared::{Access, Shared, remount};
 pub use stats::{StatsLine, StatsReport, StoredBytes, stats};
 pub use trash::{TrashLine, TrashReport, UndeleteReport, trash, undelete};

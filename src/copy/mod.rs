@@ -4,6 +4,7 @@
 //! target's key, never decompressed; a frame of which it needs a part is cut and grouped anew.
 
 mod backlog;
+mod conduct;
 mod pages;
 mod plan;
 mod point;
@@ -11,11 +12,15 @@ mod run;
 mod session;
 mod transfer;
 
+pub use conduct::{
+    Conducted, SessionReport, conduct_copy, copy_points, retry_session, skip_session, undo_session,
+};
 pub use plan::{Scope, Selection, Step, Verdict, plan};
 pub use point::{Failed, bring_point};
-pub use run::{End, PointReport, SessionReport, copy_point, copy_points};
+pub use run::{End, PointReport, copy_point};
 pub use session::{
-    FAILED_PARTS_MAX, FailedPart, Outcome, Party, SessionCounters, SessionPoint, SessionRecord,
-    SessionState, sessions,
+    Action, BEAT, DEAD_SECONDS, FAILED_PARTS_MAX, FailedPart, LAST, OPEN_POINT, Outcome, Party,
+    Session, SessionCounters, SessionPoint, SessionRecord, SessionState, all_sessions,
+    remove_old_sessions, sessions, unfinished_sessions,
 };
-pub use transfer::{Failure, Transfer, TransferOptions, TransferReport, WORKERS_MAX};
+pub use transfer::{Failure, PAUSE_MAX, Transfer, TransferOptions, TransferReport, WORKERS_MAX};

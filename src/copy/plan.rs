@@ -116,7 +116,7 @@ fn missing(what: &str, name: &[u8]) -> Error {
 }
 
 /// Compares each step with what the target has, and with the steps before it that take the same name.
-fn judge(steps: &mut [Step], target: &Contents) {
+pub(super) fn judge(steps: &mut [Step], target: &Contents) {
     let mut taken: BTreeMap<(Vec<u8>, Vec<u8>), Arc<Point>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for step in steps {

@@ -38,6 +38,8 @@ pub(super) struct Base {
 enum Task<'a> {
     /// To bring what is missing.
     Bring(&'a Progress),
+    /// To bring what failed before.
+    BringAgain(&'a Progress),
     /// To name what could not be brought.
     Name(BTreeSet<Failed>),
 }
@@ -50,6 +52,18 @@ pub(super) fn bring(
     progress: &Progress,
 ) -> Result<bool> {
     let mut walk = Walk::new(transfer, Task::Bring(progress));
+    walk.point(record, bases)?;
+    Ok(walk.sound)
+}
+
+/// As [`bring`], for a point that was brought before: what was done is not counted again.
+pub(super) fn bring_again(
+    transfer: &Transfer,
+    record: &PointRecord,
+    bases: &[Base],
+    progress: &Progress,
+) -> Result<bool> {
+    let mut walk = Walk::new(transfer, Task::BringAgain(progress));
     walk.point(record, bases)?;
     Ok(walk.sound)
 }
@@ -70,7 +84,7 @@ pub(super) fn name_failed(
     walk.point(record, bases)?;
     match walk.task {
         Task::Name(failed) => Ok(failed.into_iter().collect()),
-        Task::Bring(_) => Ok(Vec::new()),
+        Task::Bring(_) | Task::BringAgain(_) => Ok(Vec::new()),
     }
 }
 
@@ -158,7 +172,7 @@ impl<'a> Walk<'a> {
 
     fn go_on(&self) -> Result<()> {
         match self.task {
-            Task::Bring(progress) => progress.go_on(),
+            Task::Bring(progress) | Task::BringAgain(progress) => progress.go_on(),
             Task::Name(_) => Ok(()),
         }
     }
@@ -290,10 +304,12 @@ impl<'a> Walk<'a> {
         };
         let mut missing = None;
         let result = match self.task {
-            Task::Bring(progress) => pages::for_each_extent(transfer, file, &bases, &mut |id| {
-                progress.go_on()?;
-                transfer.want(id, lane).map(|_| ())
-            }),
+            Task::Bring(progress) | Task::BringAgain(progress) => {
+                pages::for_each_extent(transfer, file, &bases, &mut |id| {
+                    progress.go_on()?;
+                    transfer.want(id, lane).map(|_| ())
+                })
+            }
             Task::Name(_) => pages::for_each_extent(transfer, file, &bases, &mut |id| {
                 missing = missing.take().or_else(|| transfer.failure(&id));
                 Ok(())

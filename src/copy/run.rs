@@ -4,23 +4,24 @@
 //! Until a record is written its point does not exist in the target, whatever else is there; a run that was killed
 //! leaves data that the next run finds in the index and does not move again.
 
-use super::plan::{Selection, Step, Verdict, plan};
+use super::plan::{Step, Verdict};
 use super::point::{self, Base, Failed};
-use super::session::{
-    FailedPart, Outcome, SessionCounters, SessionPoint, SessionRecord, SessionState,
-};
-use super::transfer::{Transfer, TransferOptions, TransferReport};
+use super::session::{Outcome, SessionCounters};
+use super::transfer::{PAUSE_MAX, Transfer, TransferOptions, TransferReport};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Catalog, Contents, Draft, Origin, Point, Trees};
 use crate::progress::Progress;
-use crate::repository::{Repository, Writer};
-use crate::store::names::Name;
-use std::sync::Arc;
+use crate::repository::{ReaderLease, Repository, Writer};
+use parking_lot::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// Points whose records are written together at most: what a kill makes a rerun walk again.
 const PENDING_MAX: usize = 64;
+/// How often a pause looks whether somebody asked to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One end of a copy: a repository's points and trees.
 #[derive(Clone, Debug)]
@@ -59,50 +60,6 @@ pub struct PointReport {
     pub transfer: TransferReport,
 }
 
-/// What became of a session.
-#[derive(Clone, Debug)]
-pub struct SessionReport {
-    /// Its id.
-    pub session: ObjectId,
-    /// Its last record.
-    pub record: SessionRecord,
-}
-
-/// Copies every point of a selection that the target lacks, oldest first, as one session.
-///
-/// Points that cannot be copied are reported in the session's record, and the others are copied. Fails when nothing
-/// more can be done: the selection names nothing (`NotFound`), the target cannot be written, a store does not
-/// answer, or the caller asked to stop (`Interrupted`). What has arrived by then is not moved again.
-pub fn copy_points(
-    selection: &Selection,
-    source: &End,
-    target: &End,
-    options: &TransferOptions,
-    progress: &Progress,
-) -> Result<SessionReport> {
-    let steps = plan(
-        selection,
-        &*source.catalog.refresh()?,
-        &*target.catalog.refresh()?,
-    )?;
-    expect(progress, &steps);
-    let mut copying = Copying::new(source, target, *options, progress)?;
-    let points = steps.iter().map(session_point).collect();
-    let record = SessionRecord::begin(source.repository(), target.repository(), points);
-    let mut session = Session {
-        id: ObjectId::random(),
-        record,
-        target: target.repository().clone(),
-    };
-    session.write(0)?;
-    let result = copying.steps(&steps, &mut session.record);
-    if result.is_err() {
-        copying.save();
-    }
-    session.record.counters = copying.counters();
-    session.end(result)
-}
-
 /// Copies one point into a backup of the target, without a session.
 ///
 /// A point that cannot be copied whole is not committed; the report lists what failed. Fails as [`copy_points`] does.
@@ -121,15 +78,14 @@ pub fn copy_point(
         into: backup.to_vec(),
         verdict: Verdict::Copy,
     };
-    let mut settled = None;
-    let result = copying
-        .bring(0, &step)
-        .and_then(|()| copying.settle(|one| settled = Some(one)));
+    let settled = Mutex::new(None);
+    let ear = Alone(&settled);
+    let result = copying.bring(0, &step).and_then(|()| copying.settle(&ear));
     if result.is_err() {
         copying.save();
     }
     result?;
-    let settled = settled.expect("one point was brought");
+    let settled = settled.into_inner().expect("one point was brought");
     Ok(PointReport {
         outcome: settled.outcome,
         point: settled.point,
@@ -138,104 +94,61 @@ pub fn copy_point(
     })
 }
 
-fn expect(progress: &Progress, steps: &[Step]) {
-    let to_copy = || {
-        steps
-            .iter()
-            .filter(|step| step.verdict == Verdict::Copy)
-            .map(|step| step.point.record.tree)
-    };
-    // Trees may say what they like.
-    let (entries, bytes) = to_copy().fold((0u64, 0u64), |(entries, bytes), tree| {
-        (
-            entries.saturating_add(tree.entries),
-            bytes.saturating_add(tree.bytes),
-        )
-    });
-    progress.expect(entries, bytes);
+/// Who hears of a copy as it goes on.
+pub(super) trait Ear {
+    /// Parts failed, and are tried again after a pause.
+    fn retrying(&self) -> Result<()>;
+    /// A point has come to its end: it stays what it is when a later one fails.
+    fn settled(&self, settled: Settled) -> Result<()>;
 }
 
-fn session_point(step: &Step) -> SessionPoint {
-    SessionPoint {
-        backup: step.from.clone(),
-        name: step.point.name().to_vec(),
-        id: step.point.id,
-        generation: step.point.generation,
-        into: step.into.clone(),
-        entries: step.point.record.tree.entries,
-        bytes: step.point.record.tree.bytes,
-        outcome: match step.verdict {
-            Verdict::Copy => Outcome::Waiting,
-            Verdict::Present => Outcome::Present,
-            Verdict::Conflict => Outcome::Conflict,
-        },
+/// A copy of one point that is no session.
+struct Alone<'a>(&'a Mutex<Option<Settled>>);
+
+impl Ear for Alone<'_> {
+    fn retrying(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn settled(&self, settled: Settled) -> Result<()> {
+        *self.0.lock() = Some(settled);
+        Ok(())
     }
 }
 
-/// A session that is under way.
-struct Session {
-    id: ObjectId,
-    record: SessionRecord,
-    target: Arc<Repository>,
-}
+/// The leases of a copy on what it reads, for whoever renews them.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Mutex<Vec<Weak<ReaderLease>>>);
 
-impl Session {
-    fn write(&self, number: u64) -> Result<()> {
-        self.target
-            .create_document(Name::Session(self.id, number), &self.record)
-    }
-
-    fn end(mut self, result: Result<()>) -> Result<SessionReport> {
-        self.record.ended = Some(self.target.now());
-        self.add_conflicts();
-        self.record.state = match &result {
-            Err(_) => SessionState::Failed,
-            Ok(()) if self.record.failed_total > 0 => SessionState::NeedsAction,
-            Ok(()) => SessionState::Success,
-        };
-        if let Err(error) = result {
-            self.record.reason = error.message().to_owned();
-            // The caller hears of the copy's own failure, and of nothing else: its record says "running" if this fails too.
-            if let Err(other) = self.write(1) {
-                tracing::info!("the end of session {} was not written: {other}", self.id);
+impl Leases {
+    /// Keeps a point from being forgotten while it is read. A source that this host may only read is read without.
+    fn take(
+        &self,
+        repository: &Arc<Repository>,
+        point: ObjectId,
+    ) -> Result<Option<Arc<ReaderLease>>> {
+        let lease = match ReaderLease::take(repository.clone(), vec![point]) {
+            Err(error) if matches!(error.kind(), Kind::Denied | Kind::ReadOnly) => {
+                tracing::info!("{point} is copied without a lease: {error}");
+                return Ok(None);
             }
-            return Err(error);
-        }
-        self.write(1)?;
-        Ok(SessionReport {
-            session: self.id,
-            record: self.record,
-        })
+            taken => Arc::new(taken?),
+        };
+        let mut all = self.0.lock();
+        all.retain(|lease| lease.strong_count() > 0);
+        all.push(Arc::downgrade(&lease));
+        Ok(Some(lease))
     }
 
-    fn add_conflicts(&mut self) {
-        let conflicts: Vec<_> = self
-            .record
-            .points
-            .iter()
-            .filter(|point| point.outcome == Outcome::Conflict)
-            .map(|point| FailedPart {
-                backup: point.backup.clone(),
-                point: point.name.clone(),
-                path: Vec::new(),
-                reason: conflict_reason(point),
-                attempts: 1,
-            })
-            .collect();
-        for part in conflicts {
-            self.record.add_failed(part);
+    /// Renews those that are old. One that ends early lets a point go into the trash, where its data stays for days.
+    pub(super) fn renew(&self) {
+        let all: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
+        for lease in all {
+            if let Err(error) = lease.hold() {
+                tracing::info!("a lease was not renewed: {error}");
+            }
         }
     }
-}
-
-fn conflict_reason(point: &SessionPoint) -> String {
-    let (backup, name) = (
-        String::from_utf8_lossy(&point.into),
-        String::from_utf8_lossy(&point.name),
-    );
-    format!(
-        "the target has another restore point {backup}/{name}; rename one of them, or copy into another backup"
-    )
 }
 
 /// A point that was brought but not committed.
@@ -247,21 +160,28 @@ struct Pending {
     sound: bool,
     /// Complete points of the target that it was compared with.
     bases: Vec<Base>,
+    /// Given back when the point has come to its end.
+    _lease: Option<Arc<ReaderLease>>,
 }
 
 /// What became of a pending point.
-struct Settled {
-    number: usize,
-    outcome: Outcome,
-    point: Option<Arc<Point>>,
-    failed: Vec<Failed>,
+pub(super) struct Settled {
+    /// Place in the plan.
+    pub number: usize,
+    pub outcome: Outcome,
+    pub point: Option<Arc<Point>>,
+    pub failed: Vec<Failed>,
+    /// How often its parts were asked for.
+    pub attempts: u32,
 }
 
-struct Copying<'a> {
+pub(super) struct Copying<'a> {
     source: &'a End,
     target: &'a End,
     progress: &'a Progress,
     transfer: Transfer,
+    options: TransferOptions,
+    leases: Arc<Leases>,
     pending: Vec<Pending>,
     /// The target's points at the beginning, if every chunk they refer to was hashed there or came from this source.
     trusted: Option<Arc<Contents>>,
@@ -270,7 +190,7 @@ struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
-    fn new(
+    pub(super) fn new(
         source: &'a End,
         target: &'a End,
         options: TransferOptions,
@@ -287,23 +207,29 @@ impl<'a> Copying<'a> {
             target,
             progress,
             transfer: Transfer::new(source.trees.clone(), writer, options),
+            options,
+            leases: Arc::default(),
             pending: Vec::new(),
             trusted,
             settled_bytes: 0,
         })
     }
 
-    fn steps(&mut self, steps: &[Step], record: &mut SessionRecord) -> Result<()> {
+    pub(super) fn leases(&self) -> Arc<Leases> {
+        self.leases.clone()
+    }
+
+    pub(super) fn steps(&mut self, steps: &[Step], ear: &dyn Ear) -> Result<()> {
         for (number, step) in steps.iter().enumerate() {
             if step.verdict != Verdict::Copy {
                 continue;
             }
             self.bring(number, step)?;
             if self.due() {
-                self.settle(|settled| note(record, settled))?;
+                self.settle(ear)?;
             }
         }
-        self.settle(|settled| note(record, settled))
+        self.settle(ear)
     }
 
     fn due(&self) -> bool {
@@ -312,6 +238,7 @@ impl<'a> Copying<'a> {
     }
 
     fn bring(&mut self, number: usize, step: &Step) -> Result<()> {
+        let lease = self.leases.take(self.source.repository(), step.point.id)?;
         let bases = self.complete_bases(step);
         let mut beside = bases.clone();
         // What the point before it brought is on its way; should some of it fail, both points are looked at again.
@@ -327,8 +254,40 @@ impl<'a> Copying<'a> {
             step: step.clone(),
             sound,
             bases,
+            _lease: lease,
         });
         Ok(())
+    }
+
+    /// Asks again for what the source did not give, as often as is wished. Returns how often it was asked for.
+    fn try_again(&mut self, ear: &dyn Ear) -> Result<(TransferReport, u32)> {
+        let mut report = self.transfer.finish_what_can()?;
+        let mut attempts = 1;
+        while attempts < self.options.attempts && self.transfer.is_worth_another_attempt() {
+            ear.retrying()?;
+            self.pause(attempts)?;
+            attempts += 1;
+            self.transfer.begin_attempt();
+            for pending in &mut self.pending {
+                let record = &pending.step.point.record;
+                pending.sound =
+                    point::bring_again(&self.transfer, record, &pending.bases, self.progress)?;
+            }
+            report = self.transfer.finish_what_can()?;
+        }
+        Ok((report, attempts))
+    }
+
+    fn pause(&self, attempts: u32) -> Result<()> {
+        let longer = 1 << (attempts - 1).min(10);
+        let mut left = (self.options.pause * longer).min(PAUSE_MAX);
+        while !left.is_zero() {
+            self.progress.go_on()?;
+            let nap = left.min(LOOK);
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+        self.progress.go_on()
     }
 
     /// The complete point of the target's backup that is most like this one: the newest that is not younger. Its
@@ -367,15 +326,15 @@ impl<'a> Copying<'a> {
 
     /// Makes everything durable, then commits the pending points that have arrived whole. Tells of each at once: it
     /// stays what it is when a later one fails.
-    fn settle(&mut self, mut tell: impl FnMut(Settled)) -> Result<()> {
+    fn settle(&mut self, ear: &dyn Ear) -> Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let report = self.transfer.finish_what_can()?;
+        let (report, attempts) = self.try_again(ear)?;
         self.settled_bytes = report.data_bytes;
         let clean = report.failures.is_empty();
         for pending in std::mem::take(&mut self.pending) {
-            tell(self.settle_one(pending, clean)?);
+            ear.settled(self.settle_one(pending, clean, attempts)?)?;
         }
         // The points are there; the index only answers faster when it is merged.
         if let Err(error) = self.target.repository().merge_index() {
@@ -384,7 +343,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    fn settle_one(&self, pending: Pending, clean: bool) -> Result<Settled> {
+    fn settle_one(&self, pending: Pending, clean: bool, attempts: u32) -> Result<Settled> {
         let Pending { number, step, .. } = &pending;
         let record = &step.point.record;
         let whole = clean && pending.sound;
@@ -409,6 +368,7 @@ impl<'a> Copying<'a> {
             outcome,
             point,
             failed,
+            attempts,
         })
     }
 
@@ -439,14 +399,14 @@ impl<'a> Copying<'a> {
     }
 
     /// After a failure: what has arrived is put into the index, so that the next run does not move it again.
-    fn save(&self) {
+    pub(super) fn save(&self) {
         // The caller hears of the failure itself; that this failed too is for those who ask with `--verbose`.
         if let Err(error) = self.transfer.save() {
             tracing::info!("what was copied so far may have to be copied again: {error}");
         }
     }
 
-    fn counters(&self) -> SessionCounters {
+    pub(super) fn counters(&self) -> SessionCounters {
         let report = self.transfer.report();
         let written = &self.transfer.writer().written;
         SessionCounters {
@@ -472,20 +432,4 @@ fn all_trusted(repository: &Repository, origin: ObjectId) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// Puts down what became of a point.
-fn note(record: &mut SessionRecord, settled: Settled) {
-    let point = &mut record.points[settled.number];
-    point.outcome = settled.outcome;
-    let (backup, name) = (point.backup.clone(), point.name.clone());
-    for failed in settled.failed {
-        record.add_failed(FailedPart {
-            backup: backup.clone(),
-            point: name.clone(),
-            path: failed.path,
-            reason: failed.reason,
-            attempts: 1,
-        });
-    }
 }

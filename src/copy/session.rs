@@ -1,18 +1,27 @@
-//! The record of a copy session: `sessions/<id>/<n>` in the target; the highest `n` holds.
+//! Copy sessions: one run of copying restore points from one repository into another, with a state that somebody can act
+//! on. It is told by records in the target, `sessions/<id>/<n>`, of which the highest `n` holds.
+
+mod series;
+mod state;
+
+pub use series::{
+    BEAT, DEAD_SECONDS, LAST, Session, all_sessions, remove_old_sessions, unfinished_sessions,
+};
+pub use state::Action;
 
 use crate::clock::Time;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::id::ObjectId;
 use crate::repository::{Repository, host_name};
-use crate::store::names::{self, Name};
 use bincode::{Decode, Encode};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// [`SessionRecord::more`]: the id of the open point that a tool writes; the session is that tool's copy.
+pub const OPEN_POINT: &str = "open-point";
 
 /// Failed parts that a record lists at most; it counts them all. 10 000 parts are about 2 MB.
 pub const FAILED_PARTS_MAX: usize = 10_000;
-
-/// Records that are read at a time: a repository gathers one for every copy, and each is a request.
-const READERS: usize = 8;
 
 /// How a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -90,6 +99,13 @@ pub struct SessionPoint {
     pub bytes: u64,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+impl SessionPoint {
+    /// Whether it is in the target now.
+    pub fn is_there(&self) -> bool {
+        matches!(self.outcome, Outcome::Copied | Outcome::Present)
+    }
 }
 
 /// A part of a point that could not be copied.
@@ -190,6 +206,19 @@ impl SessionRecord {
         }
     }
 
+    /// What a later version, or another program, says under this name.
+    pub fn fact(&self, name: &str) -> Option<&[u8]> {
+        let found = self.more.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| &value[..])
+    }
+
+    /// Says something under this name, or nothing any more.
+    pub fn set_fact(&mut self, name: &str, value: Option<&[u8]>) {
+        self.more.retain(|(known, _)| known != name);
+        let fact = value.map(|value| (name.to_owned(), value.to_vec()));
+        self.more.extend(fact);
+    }
+
     /// How many points came to this end.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.points
@@ -201,48 +230,9 @@ impl SessionRecord {
 
 /// The sessions that a repository was the target of, each with its newest record. A record that cannot be read is
 /// passed over with a warning.
-pub fn sessions(target: &Repository) -> Result<BTreeMap<ObjectId, SessionRecord>> {
-    let mut newest: BTreeMap<ObjectId, u64> = BTreeMap::new();
-    for object in target.store().list(names::SESSIONS)? {
-        if let Some(Name::Session(id, number)) = Name::parse(&object.name) {
-            let highest = newest.entry(id).or_insert(number);
-            *highest = (*highest).max(number);
-        }
-    }
-    let newest: Vec<_> = newest.into_iter().collect();
-    let share = newest.len().div_ceil(READERS).max(1);
-    let read = |share: &[(ObjectId, u64)]| -> Result<Vec<_>> {
-        let records = share.iter().map(|(id, number)| {
-            let record = readable(target, Name::Session(*id, *number))?;
-            Ok(record.map(|record| (*id, record)))
-        });
-        records.filter_map(Result::transpose).collect()
-    };
-    let shares: Vec<_> = std::thread::scope(|scope| {
-        let readers = newest
-            .chunks(share)
-            .map(|share| scope.spawn(|| read(share)));
-        let readers: Vec<_> = readers.collect();
-        readers
-            .into_iter()
-            .map(|reader| reader.join().expect("reading a record does not panic"))
-            .collect()
-    });
-    let mut sessions = BTreeMap::new();
-    for records in shares {
-        sessions.extend(records?);
-    }
-    Ok(sessions)
-}
-
-/// A session's record; `None` when it cannot be read.
-fn readable(target: &Repository, name: Name) -> Result<Option<SessionRecord>> {
-    match target.document(name) {
-        Ok(record) => Ok(Some(record)),
-        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::TooNew | Kind::NotFound) => {
-            tracing::warn!("{name} cannot be read: {error}");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+pub fn sessions(target: &Arc<Repository>) -> Result<BTreeMap<ObjectId, SessionRecord>> {
+    let sessions = all_sessions(target)?.into_iter();
+    Ok(sessions
+        .map(|session| (session.id, session.record))
+        .collect())
 }

@@ -11,9 +11,10 @@
 use super::backlog::{Backlog, Job, Limits, Unit};
 use super::pages;
 use crate::error::{Error, Kind, Result};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, ObjectId};
 use crate::point::{File, Trees};
 use crate::repository::{Lane, Location, Payload, Repository, Writer, decompress};
+use crate::store::names::Name;
 use crate::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +23,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Bytes of all jobs that are read at a time, encrypted and decrypted, where the target's memory allows them.
 const JOBS_BYTES: u64 = 32 << 20;
@@ -42,7 +44,14 @@ pub struct TransferOptions {
     pub waiting_max: usize,
     /// Decompress everything and compress it at the target's level.
     pub recompress: bool,
+    /// How often whoever runs the transfer asks for what the source did not give, the first time included.
+    pub attempts: u32,
+    /// Wait before the second attempt; twice as long before each further one, [`PAUSE_MAX`] at most.
+    pub pause: Duration,
 }
+
+/// The longest wait between two attempts.
+pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// More workers would need shorter jobs, or more memory: two buffers of 2 MiB for each are the 32 MiB that jobs may take.
 /// All of them work when a store is behind a network, where they mostly wait.
@@ -67,6 +76,8 @@ impl Default for TransferOptions {
             workers: cores.clamp(2, WORKERS_MAX),
             waiting_max: 200_000,
             recompress: false,
+            attempts: 3,
+            pause: Duration::from_secs(2),
         }
     }
 }
@@ -130,6 +141,10 @@ struct Shared {
     source: Arc<Trees>,
     writer: Arc<Writer>,
     failed: Mutex<HashMap<ChunkId, String>>,
+    /// Packs that the source did not give although it answers: nobody waits for them again in this attempt.
+    silent_packs: Mutex<HashMap<ObjectId, String>>,
+    /// Something failed that may succeed when it is asked for again.
+    worth_another: AtomicBool,
     stopped: Mutex<Option<(Kind, String)>>,
     flow: Mutex<Flow>,
     flowed: Condvar,
@@ -169,6 +184,8 @@ impl Transfer {
             source,
             writer,
             failed: Mutex::default(),
+            silent_packs: Mutex::default(),
+            worth_another: AtomicBool::new(false),
             stopped: Mutex::default(),
             flow: Mutex::default(),
             flowed: Condvar::new(),
@@ -267,9 +284,23 @@ impl Transfer {
     /// The bytes of a page (or another chunk) of a tree, put into the target's tree packs as well. `Damaged` when the source cannot give it.
     pub fn page(&self, id: &ChunkId) -> Result<Vec<u8>> {
         self.shared.go_on()?;
-        let bytes = self.shared.repository().read_chunk(id)?;
+        let read = self.shared.repository().read_chunk(id);
+        let bytes = read.map_err(|error| self.shared.of_part(error))?;
         self.shared.writer.put(Lane::Tree, *id, &bytes)?;
         Ok(bytes)
+    }
+
+    /// Whether something failed that may succeed when it is asked for again: what is damaged stays so.
+    pub fn is_worth_another_attempt(&self) -> bool {
+        self.shared.worth_another.load(Relaxed)
+    }
+
+    /// Forgets what failed: whoever wants it again has it asked for again. Called after a finish, and before the next
+    /// want.
+    pub fn begin_attempt(&self) {
+        self.shared.failed.lock().clear();
+        self.shared.silent_packs.lock().clear();
+        self.shared.worth_another.store(false, Relaxed);
     }
 
     /// Why a chunk could not be brought, if that is so. Certain for chunks wanted before the last [`Self::finish`].
@@ -293,14 +324,17 @@ impl Transfer {
     }
 
     /// Returns when everything wanted so far is durable in the target and in its index. May be called again and again;
-    /// counts go on. Fails with `Damaged` when the source could not give a chunk that was wanted at any time, and as
-    /// [`Self::finish_what_can`] does.
+    /// counts go on. Fails when the source could not give a chunk that was wanted: with `Unreachable` when that may be
+    /// better later, with `Damaged` when it will not; and as [`Self::finish_what_can`] does.
     pub fn finish(&self) -> Result<TransferReport> {
         let report = self.finish_what_can()?;
         match report.failures.iter().min_by_key(|failure| failure.chunk) {
             None => Ok(report),
             Some(first) => Err(Error::new(
-                Kind::Damaged,
+                match self.is_worth_another_attempt() {
+                    true => Kind::Unreachable,
+                    false => Kind::Damaged,
+                },
                 format!(
                     "{} chunks cannot be copied from {}; one is {}: {}",
                     report.failures.len(),
@@ -492,20 +526,62 @@ impl Shared {
                         take(unit, payloads)?;
                     }
                 }
-                Err(error) if error.kind() == Kind::Damaged => self.read_singly(run, take)?,
-                Err(error) => return Err(error),
+                Err(error) => match self.of_part(error) {
+                    error if error.kind() != Kind::Damaged => return Err(error),
+                    error if self.silent(run).is_some() => self.fail_units(run, &error),
+                    _ => self.read_singly(run, take)?,
+                },
             }
         }
         Ok(())
     }
 
+    /// What failed when something of the source was asked for: `Damaged` when it is that thing alone, and its kind when
+    /// the source as a whole is not there.
+    fn of_part(&self, error: Error) -> Error {
+        let may_be_one = matches!(
+            error.kind(),
+            Kind::Unreachable | Kind::Denied | Kind::NotFound
+        );
+        if !may_be_one {
+            return error;
+        }
+        let header = Name::Header.to_string();
+        if self.repository().store().head(&header).is_err() {
+            return error;
+        }
+        if error.kind() != Kind::NotFound {
+            self.worth_another.store(true, Relaxed);
+        }
+        Error::new(Kind::Damaged, error.message().to_owned()).caused_by(error)
+    }
+
+    /// Why the pack of these units is not asked for again.
+    fn silent(&self, run: &[Unit]) -> Option<Error> {
+        let silent = self.silent_packs.lock();
+        let why = silent.get(&run[0].location.pack.id)?;
+        Some(Error::new(Kind::Damaged, why.clone()))
+    }
+
+    fn fail_units(&self, units: &[Unit], error: &Error) {
+        let chunks = units.iter().flat_map(|unit| &unit.chunks);
+        self.fail(chunks.map(|chunk| chunk.id), error);
+    }
+
     /// One request for units that lie together.
     fn read_run(&self, run: &[Unit]) -> Result<Vec<Vec<Payload>>> {
+        if let Some(silent) = self.silent(run) {
+            return Err(silent);
+        }
         let spans: Vec<_> = run.iter().flat_map(|unit| unit.spans.clone()).collect();
-        let mut payloads = self
-            .repository()
-            .payloads(&run[0].location, &spans)?
-            .into_iter();
+        let payloads = self.repository().payloads(&run[0].location, &spans);
+        let payloads = payloads.inspect_err(|error| {
+            if error.kind() != Kind::Damaged {
+                let (pack, why) = (run[0].location.pack.id, error.message().to_owned());
+                self.silent_packs.lock().insert(pack, why);
+            }
+        });
+        let mut payloads = payloads?.into_iter();
         Ok(run
             .iter()
             .map(|unit| payloads.by_ref().take(unit.spans.len()).collect())
@@ -520,10 +596,10 @@ impl Shared {
         for unit in run {
             match self.repository().payloads(&unit.location, &unit.spans) {
                 Ok(payloads) => take(unit, payloads)?,
-                Err(error) if error.kind() == Kind::Damaged => {
-                    self.fail(unit.chunks.iter().map(|chunk| chunk.id), &error);
-                }
-                Err(error) => return Err(error),
+                Err(error) => match self.of_part(error) {
+                    error if error.kind() != Kind::Damaged => return Err(error),
+                    error => self.fail_units(std::slice::from_ref(unit), &error),
+                },
             }
         }
         Ok(())

@@ -521,6 +521,15 @@ impl Catalog {
 
     /// Forgets a point: it goes into the trash. Succeeds when it is there already.
     pub fn forget(&self, point: &Point) -> Result<()> {
+        if let Some(reader) = self.repository.reader_of(point.id)? {
+            let message = format!(
+                "{} is being copied by {} (process {}); wait for the copy, or stop it and try again",
+                String::from_utf8_lossy(point.name()),
+                reader.host,
+                reader.process
+            );
+            return Err(Error::new(Kind::Busy, message));
+        }
         self.put_in_trash(point, true)
     }
 

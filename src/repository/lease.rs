@@ -108,15 +108,75 @@ impl WriterLease {
 
 impl Drop for WriterLease {
     fn drop(&mut self) {
-        for id in &self.taken.get_mut().0 {
-            // What stays ends by itself.
-            if let Err(error) = self
-                .repository
-                .store()
-                .delete(&Name::Lease(*id).to_string())
-            {
-                tracing::info!("the lease {id} was not given back and ends later: {error}");
-            }
+        give_back(&self.repository, &self.taken.get_mut().0);
+    }
+}
+
+/// How long a reader's lease lasts, and the age from which it is renewed: a host that died keeps a point for an hour.
+const READER_SECONDS: i64 = 60 * 60;
+const READER_RENEW_SECONDS: i64 = 20 * 60;
+
+/// A reader's lease on points of a repository: nobody forgets them meanwhile, and prune keeps them. It ends when it is
+/// dropped.
+#[derive(Debug)]
+pub struct ReaderLease {
+    repository: Arc<Repository>,
+    points: Vec<ObjectId>,
+    /// The objects, and when the last were made.
+    taken: Mutex<(Vec<ObjectId>, Time)>,
+}
+
+impl ReaderLease {
+    /// A lease on these points.
+    pub fn take(repository: Arc<Repository>, points: Vec<ObjectId>) -> Result<Self> {
+        let lease = Self {
+            repository,
+            points,
+            taken: Mutex::default(),
+        };
+        lease.hold()?;
+        Ok(lease)
+    }
+
+    /// Renews the lease if it is old; called now and then.
+    pub fn hold(&self) -> Result<()> {
+        let now = self.repository.now();
+        let (objects, last) = &mut *self.taken.lock();
+        let age = now.seconds.saturating_sub(last.seconds);
+        if !objects.is_empty() && (0..READER_RENEW_SECONDS).contains(&age) {
+            return Ok(());
+        }
+        for point in &self.points {
+            let lease = Lease {
+                kind: LeaseKind::Reader,
+                host: host_name(),
+                process: std::process::id(),
+                taken: now,
+                ends: Some(Time::new(now.seconds.saturating_add(READER_SECONDS), 0)),
+                point: Some(*point),
+                name: None,
+            };
+            let id = ObjectId::random();
+            self.repository.create_document(Name::Lease(id), &lease)?;
+            objects.push(id);
+        }
+        *last = now;
+        Ok(())
+    }
+}
+
+impl Drop for ReaderLease {
+    fn drop(&mut self) {
+        give_back(&self.repository, &self.taken.get_mut().0);
+    }
+}
+
+/// What stays ends by itself.
+fn give_back(repository: &Repository, leases: &[ObjectId]) {
+    for id in leases {
+        let name = Name::Lease(*id).to_string();
+        if let Err(error) = repository.store().delete(&name) {
+            tracing::info!("the lease {id} was not given back and ends later: {error}");
         }
     }
 }
@@ -155,6 +215,34 @@ impl Repository {
         }
         marks.sort_by_key(|mark| (mark.since, mark.id));
         Ok(marks)
+    }
+
+    /// Who reads this point just now, so that it must not be forgotten: a lease that is alive by this host's clock.
+    pub fn reader_of(&self, point: ObjectId) -> Result<Option<Lease>> {
+        let now = self.now();
+        for object in self.store().list(names::LEASES)? {
+            let Some(Name::Lease(id)) = Name::parse(&object.name) else {
+                continue;
+            };
+            let lease = match self.document::<Lease>(Name::Lease(id)) {
+                // Given back since, or nothing that a reader of ours wrote.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        Kind::NotFound | Kind::Damaged | Kind::WrongKey | Kind::TooNew
+                    ) =>
+                {
+                    continue;
+                }
+                read => read?,
+            };
+            let age = now.seconds.saturating_sub(object.modified.seconds);
+            let alive = lease.seconds().is_none_or(|lasts| age < lasts);
+            if lease.kind == LeaseKind::Reader && lease.point == Some(point) && alive {
+                return Ok(Some(lease));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes the mark of an open point whose host is gone. Should that host come back, it looks for each chunk before it

@@ -26,7 +26,7 @@ pub use header::Header;
 pub use index::Location;
 pub use kept::{KeptFacts, KeptFrames};
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
-pub use lease::{FoundMark, Lease, LeaseKind, OpenPointMark};
+pub use lease::{FoundMark, Lease, LeaseKind, OpenPointMark, ReaderLease};
 pub use pack::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_CHUNKS_MAX, FrameSpan,
     HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,
