@@ -57,6 +57,8 @@ mod secrecy;
 mod self_seal;
 mod served;
 mod servers;
+mod session_story;
+mod sessions;
 mod sides;
 mod sites;
 mod stores;

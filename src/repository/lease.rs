@@ -58,6 +58,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether its process was one of this host, and is gone.
+    fn is_of_the_dead(&self) -> bool {
+        let process = format!("/proc/{}", self.process);
+        self.host == host_name() && !std::path::Path::new(&process).exists()
+    }
+
     /// Seconds from its object's time for which it lasts; none for ever.
     pub fn seconds(&self) -> Option<i64> {
         let ends = self.ends?;
@@ -237,7 +243,8 @@ impl Repository {
                 read => read?,
             };
             let age = now.seconds.saturating_sub(object.modified.seconds);
-            let alive = lease.seconds().is_none_or(|lasts| age < lasts);
+            let lasts = lease.seconds().is_none_or(|lasts| age < lasts);
+            let alive = lasts && !lease.is_of_the_dead();
             if lease.kind == LeaseKind::Reader && lease.point == Some(point) && alive {
                 return Ok(Some(lease));
             }
