@@ -2,7 +2,7 @@
 
 use super::replies::{
     caller, device_number, dot_attr, errno, file_attr, file_type, reply_attr, reply_data,
-    reply_empty, reply_entry, reply_written, reply_xattr, time_of,
+    reply_empty, reply_entry, reply_opened, reply_written, reply_xattr, time_of,
 };
 use super::workers::Workers;
 use super::{BACKGROUND, REQUEST_BYTES, WANTED};
@@ -87,16 +87,13 @@ impl Filesystem for Shell {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let filesystem = self.now("open");
-        match filesystem.open(ino.0, flags.0) {
-            Ok(handle) => {
-                let keep = match filesystem.caching(ino.0) {
-                    Caching::Nothing => FopenFlags::FOPEN_DIRECT_IO,
-                    Caching::Bytes | Caching::Everything => FopenFlags::FOPEN_KEEP_CACHE,
-                };
-                reply.opened(FileHandle(handle), keep | FopenFlags::FOPEN_NOFLUSH);
-            }
-            Err(failure) => reply.error(errno(&failure)),
+        let open = move |filesystem: &FileSystem| {
+            let handle = filesystem.open(ino.0, flags.0)?;
+            Ok((handle, filesystem.caching(ino.0)))
+        };
+        match self.filesystem.opens_at_once(ino.0) {
+            true => reply_opened(reply, open(self.now("open"))),
+            false => self.answer("open", open, |answer| reply_opened(reply, answer)),
         }
     }
 
@@ -404,7 +401,7 @@ impl Filesystem for Shell {
         reply: ReplyWrite,
     ) {
         let caller = caller(request);
-        if !self.filesystem.writes_at_once(data.len()) {
+        if !self.filesystem.writes_at_once(handle.0, data.len()) {
             let data = data.to_vec();
             return self.answer(
                 "write",
