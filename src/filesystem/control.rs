@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - A read is the answer. The text is made when the file is opened and stays as it is for whoever reads on; who begins
-//!   again reads a new one, and `tail -f` what has been added. Its size is that of the text that was made last.
+//!   again reads a new one, and `tail -f` what has been added. Its size is that of the text that was made last: nothing
+//!   is made for whoever only looks, unless somebody has the file open and may wait for it to grow.
 //! - A write is one verb and its own errno: one write(2) carries out the verb that it holds and fails as the verb does,
 //!   with or without a newline, wherever in the file it is said to go. Nothing is gathered until the file is closed, as
 //!   nobody looks at what close(2) answers. `>` empties the file first, which does nothing.
@@ -22,6 +23,7 @@ mod verb;
 
 pub use controls::{ControlEntry, ControlKind, Controls};
 pub(super) use text::ControlText;
+use text::LastText;
 
 use super::attributes::{Attributes, SOON};
 use super::changes::{Caller, Changes};
@@ -31,7 +33,6 @@ use super::read::Data;
 use super::{FileSystem, ROOT};
 use crate::error::{Error, Kind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The name of the control tree in the mount's root.
@@ -77,8 +78,7 @@ pub(super) struct ControlPlace {
     /// The names that lead to it from `.keepfs`; none for that itself.
     path: Vec<String>,
     kind: ControlKind,
-    /// Bytes of the text that was made last.
-    size: AtomicU64,
+    last: LastText,
 }
 
 impl PartialEq for ControlPlace {
@@ -127,7 +127,7 @@ pub(super) fn top(root: &Arc<Node>) -> Node {
     let place = ControlPlace {
         path: Vec::new(),
         kind: ControlKind::Directory,
-        size: AtomicU64::new(0),
+        last: LastText::default(),
     };
     node(root, &[b"control"], What::Control(Arc::new(place)))
 }
@@ -147,7 +147,7 @@ fn entry_node(parent: &Arc<Node>, place: &ControlPlace, entry: ControlEntry) -> 
     let below = ControlPlace {
         path,
         kind: kind.clone(),
-        size: AtomicU64::new(0),
+        last: LastText::default(),
     };
     node(parent, &identity, What::Control(Arc::new(below)))
 }
@@ -244,7 +244,7 @@ impl FileSystem {
             },
             ControlKind::File { mode } => {
                 let now = self.options.clock.now();
-                let size = place.size.load(Ordering::Relaxed);
+                let size = place.last.size();
                 Attributes {
                     size,
                     blocks: size.div_ceil(512),
@@ -305,18 +305,30 @@ impl FileSystem {
 
     /// Makes a text for whoever reads from `offset` on. No lock is held meanwhile.
     fn make_control_text(&self, node: &Node, text: &ControlText, offset: u64) -> Answer<()> {
-        let place = text.place();
-        let made = match OwnFile::at(&place.names()) {
-            Some(file) => self.own_text(file).into_bytes(),
-            None => {
-                let controls = self.controls.get().ok_or(Rule::NoEntry)?;
-                let made = controls.read(&place.names());
-                made.map_err(|error| self.noted(node, told(error)))?
-            }
-        };
-        place.size.store(made.len() as u64, Ordering::Relaxed);
+        let made = self.control_text(text.place());
+        let made = made.map_err(|failure| self.noted(node, failure))?;
         text.set(made, offset, self.options.clock.now());
         Ok(())
+    }
+
+    fn control_text(&self, place: &ControlPlace) -> Answer<Vec<u8>> {
+        let text = match (OwnFile::at(&place.names()), self.controls.get()) {
+            (Some(file), _) => self.own_text(file).into_bytes(),
+            (None, Some(controls)) => controls.read(&place.names()).map_err(told)?,
+            (None, None) => return Err(Rule::NoEntry.into()),
+        };
+        place.last.made(text.len(), self.options.clock.now());
+        Ok(text)
+    }
+
+    /// Looks how large the text is by now, for whoever has it open and waits until it grows.
+    pub(super) fn measure_control(&self, node: &Node) {
+        if let What::Control(place) = &node.what
+            && place.last.is_followed(self.options.clock.now())
+        {
+            // What is wrong is told to whoever reads.
+            let _ = self.control_text(place);
+        }
     }
 
     /// What a file of the mount's own says now.

@@ -256,6 +256,7 @@ impl FileSystem {
     /// The attributes of an inode.
     pub fn stat(&self, ino: u64) -> Answer<Attributes> {
         let node = self.node(ino)?;
+        self.measure_control(&node);
         self.attributes(&node).ok_or_else(|| Rule::Stale.into())
     }
 
