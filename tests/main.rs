@@ -9,6 +9,7 @@ mod catalog;
 mod cli;
 mod clones;
 mod conformance;
+mod control;
 mod copy;
 mod copy_costs;
 mod crash;

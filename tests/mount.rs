@@ -40,6 +40,16 @@ impl Mount {
         state: tempfile::TempDir,
         options: Options,
     ) -> Self {
+        Self::with_tree(repositories, state, options, &|_| ())
+    }
+
+    /// The tree is prepared before it is mounted.
+    pub fn with_tree(
+        repositories: Vec<(&str, Arc<Catalog>)>,
+        state: tempfile::TempDir,
+        options: Options,
+        prepare: &dyn Fn(&FileSystem),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Other users shall enter as far as the mount lets them.
         run(&format!("chmod 755 {}", directory.path().display()));
@@ -50,6 +60,7 @@ impl Mount {
             .map(|(name, catalog)| (name.to_owned(), catalog))
             .collect();
         let filesystem = Arc::new(resumed(FileSystem::new(repositories, options)));
+        prepare(&filesystem);
         let mounted = mount(filesystem, directory.path(), MountOptions::default()).unwrap();
         Self {
             directory,

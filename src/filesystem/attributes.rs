@@ -1,6 +1,5 @@
 //! What `stat` shows.
 
-use super::control::ControlFile;
 use super::holes::Holes;
 use super::inode::{Node, What};
 use super::open::{Body, OpenNode, TOP};
@@ -56,7 +55,7 @@ impl Attributes {
     }
 
     /// Attributes of something that keepfs makes up: owned by `owner`, changing.
-    fn made_up(ino: u64, mode: u32, owner: (u32, u32), mtime: Time) -> Self {
+    pub(super) fn made_up(ino: u64, mode: u32, owner: (u32, u32), mtime: Time) -> Self {
         Self {
             ino,
             size: 0,
@@ -174,19 +173,9 @@ impl FileSystem {
     /// The attributes of a node.
     pub(super) fn attributes(&self, node: &Node) -> Option<Attributes> {
         let ino = node.ino;
-        let made = |mode| {
-            Attributes::made_up(
-                ino,
-                mode,
-                (self.options.uid, self.options.gid),
-                self.started,
-            )
-        };
         Some(match &node.what {
-            What::Root | What::Control => Attributes::of_root(ino, &self.options, self.started),
-            // Its sentences name paths below every user's directories.
-            What::ControlFile(ControlFile::Errors) => made(libc::S_IFREG | 0o400),
-            What::ControlFile(_) => made(libc::S_IFREG | 0o444),
+            What::Root => Attributes::of_root(ino, &self.options, self.started),
+            What::Control(place) => self.control_attributes(ino, place),
             What::Repository(repository) => Attributes::of_repository(ino, repository),
             What::Backup(repository, id) => Attributes::of_backup(ino, repository, *id)?,
             What::Latest(repository, id, target) => {

@@ -424,16 +424,23 @@ impl FileSystem {
         }
     }
 
-    /// Whether a write of so many bytes need not wait for the spool to be stored.
-    pub fn writes_at_once(&self, bytes: usize) -> bool {
-        self.open_points.spool().has_room(bytes as u64)
+    /// Whether a write of so many bytes need not wait: for the spool to be stored, or for a verb to be carried out.
+    pub fn writes_at_once(&self, handle: u64, bytes: usize) -> bool {
+        let handle = self.files.get(handle);
+        let acts = handle.is_ok_and(|handle| matches!(handle.content, OpenedContent::Control(_)));
+        !acts && self.open_points.spool().has_room(bytes as u64)
     }
 
-    /// Writes to an open file. Waits while the spool is full and what lies there is being stored.
+    /// Writes to an open file. Waits while the spool is full and what lies there is being stored. A write to a control file
+    /// carries out the verb that it holds.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8], caller: Caller) -> Answer<u32> {
         let handle = self.files.get(handle)?;
-        let OpenedContent::Open(file) = &handle.content else {
-            return Err(self.refused(handle.node.ino));
+        let file = match &handle.content {
+            OpenedContent::Open(file) => file,
+            OpenedContent::Control(text) if text.place().takes_verbs() => {
+                return self.carry_out(&handle.node, text.place(), data, caller);
+            }
+            _ => return Err(self.refused(handle.node.ino)),
         };
         let write = || {
             let set = self.written(caller);
@@ -485,6 +492,7 @@ impl FileSystem {
             }
             // Tools touch the link that they think they made.
             What::Latest(..) => {}
+            What::Control(place) if place.bears(changes) => {}
             What::Repository(repository) => {
                 let settings = repository.catalog.repository().settings();
                 let now = (settings.mode, settings.uid, settings.gid);

@@ -2,9 +2,9 @@
 
 use super::attributes::{Attributes, FOREVER, SOON};
 use super::changes::Caller;
-use super::control::{self, ControlFile};
+use super::control;
 use super::errno::{Answer, Failure, Rule};
-use super::inode::{Node, ROOT, What, number, number_in_point};
+use super::inode::{Node, ROOT, What, node, number_in_point};
 use super::open::{OpenPoint, TOP};
 use super::repositories::{CompletePoint, MountedRepository};
 use super::{Answered, FileSystem};
@@ -70,7 +70,7 @@ impl FileSystem {
                     kept: Duration::ZERO,
                 });
             }
-            _ => SOON,
+            what => Self::names_kept(what),
         };
         let found = self
             .child(&parent, name)
@@ -100,7 +100,7 @@ impl FileSystem {
 
     fn child(&self, parent: &Arc<Node>, name: &[u8]) -> Answer<Option<Node>> {
         Ok(match &parent.what {
-            What::Root if name == control::NAME.as_bytes() => Some(control_node(parent)),
+            What::Root if name == control::NAME.as_bytes() => Some(control::top(parent)),
             What::Root => {
                 let found = self
                     .repositories
@@ -108,7 +108,7 @@ impl FileSystem {
                     .find(|repository| repository.name.as_bytes() == name);
                 found.map(|repository| repository_node(parent, repository))
             }
-            What::Control => ControlFile::named(name).map(|file| control_file_node(parent, file)),
+            What::Control(place) => self.control_child(parent, place, name)?,
             What::Repository(repository) => {
                 let contents = repository.contents();
                 let found = contents.backups.get(name);
@@ -136,7 +136,7 @@ impl FileSystem {
                 let found = point.trees().lookup(tree, name)?;
                 found.map(|entry| entry_node(parent, point, entry))
             }
-            What::ControlFile(_) | What::Latest(..) => return Err(Rule::NotADirectory.into()),
+            What::Latest(..) => return Err(Rule::NotADirectory.into()),
         })
     }
 
@@ -167,17 +167,14 @@ impl FileSystem {
     fn names(&self, node: &Arc<Node>) -> Answer<Vec<(Vec<u8>, Node)>> {
         Ok(match &node.what {
             What::Root => {
-                let control = (control::NAME.into(), control_node(node));
+                let control = (control::NAME.into(), control::top(node));
                 let repositories = self.repositories.iter().map(|repository| {
                     let name = repository.name.clone().into_bytes();
                     (name, repository_node(node, repository))
                 });
                 std::iter::once(control).chain(repositories).collect()
             }
-            What::Control => ControlFile::ALL
-                .into_iter()
-                .map(|file| (file.name().into(), control_file_node(node, file)))
-                .collect(),
+            What::Control(place) => self.control_names(node, place)?,
             What::Repository(repository) => {
                 let contents = repository.contents();
                 let backups = contents.backups.iter();
@@ -192,7 +189,7 @@ impl FileSystem {
                     .map(|(name, child)| (name, open_node(node, open, child)))
                     .collect()
             }
-            What::Complete(..) | What::ControlFile(_) | What::Latest(..) => {
+            What::Complete(..) | What::Latest(..) => {
                 return Err(Rule::NotADirectory.into());
             }
         })
@@ -259,7 +256,7 @@ impl FileSystem {
         let mut listing = handle.listing.lock();
         let result = match &mut *listing {
             Listing::Names(names) => {
-                self.read_names(names, first, attributes, &mut tell);
+                self.read_names(node, names, first, attributes, &mut tell);
                 Ok(())
             }
             Listing::Tree { .. } => {
@@ -271,11 +268,13 @@ impl FileSystem {
 
     fn read_names(
         &self,
+        directory: &Node,
         names: &[(Vec<u8>, Node)],
         first: u64,
         with_attributes: bool,
         tell: &mut impl FnMut(&Listed<'_>) -> bool,
     ) {
+        let kept = Self::names_kept(&directory.what);
         for (place, (name, node)) in (0..).zip(names).skip(first as usize) {
             // A backup that was removed since the listing began is passed over.
             let Some(attributes) = self.attributes_now(node) else {
@@ -286,7 +285,7 @@ impl FileSystem {
                 next: DOTS + place + 1,
                 type_bits: attributes.mode & libc::S_IFMT,
                 name,
-                attributes: Some((attributes, SOON)),
+                attributes: Some((attributes, kept)),
             };
             if !tell(&listed) {
                 return;
@@ -355,6 +354,7 @@ impl FileSystem {
         if let Some(sentence) = failure.sentence() {
             let directory = match &node.what {
                 What::Complete(_, entry) if entry.tree().is_none() => node.parent_ino(),
+                What::Control(place) if !place.is_directory() => node.parent_ino(),
                 What::Open(open, number)
                     if open
                         .node(*number, |node| node.names().is_none())
@@ -376,8 +376,7 @@ impl Node {
     fn again(&self) -> Self {
         let what = match &self.what {
             What::Root => What::Root,
-            What::Control => What::Control,
-            What::ControlFile(file) => What::ControlFile(*file),
+            What::Control(place) => What::Control(place.clone()),
             What::Repository(repository) => What::Repository(repository.clone()),
             What::Backup(repository, id) => What::Backup(repository.clone(), *id),
             What::Latest(repository, id, target) => {
@@ -392,26 +391,6 @@ impl Node {
             what,
         }
     }
-}
-
-fn node(parent: &Arc<Node>, identity: &[&[u8]], what: What) -> Node {
-    let parent_ino = parent.ino.to_le_bytes();
-    let mut parts = vec![parent_ino.as_slice()];
-    parts.extend(identity);
-    Node {
-        ino: number(&parts),
-        parent: Some(parent.clone()),
-        what,
-    }
-}
-
-fn control_node(parent: &Arc<Node>) -> Node {
-    node(parent, &[b"control"], What::Control)
-}
-
-fn control_file_node(parent: &Arc<Node>, file: ControlFile) -> Node {
-    let name = file.name().as_bytes();
-    node(parent, &[b"control", name], What::ControlFile(file))
 }
 
 fn repository_node(parent: &Arc<Node>, repository: &Arc<MountedRepository>) -> Node {

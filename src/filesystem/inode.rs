@@ -1,6 +1,6 @@
 //! Inodes: what the kernel has looked up, by number, for as long as it remembers them.
 
-use super::control::ControlFile;
+use super::control::ControlPlace;
 use super::errno::{Answer, Rule};
 use super::open::OpenPoint;
 use super::repositories::{CompletePoint, MountedRepository};
@@ -22,10 +22,8 @@ const SHARDS: usize = 16;
 pub(super) enum What {
     /// The mount's root.
     Root,
-    /// `.keepfs`.
-    Control,
-    /// A file in `.keepfs`.
-    ControlFile(ControlFile),
+    /// `.keepfs`, or anything in it.
+    Control(Arc<ControlPlace>),
     /// A repository's directory.
     Repository(Arc<MountedRepository>),
     /// A backup's directory.
@@ -81,8 +79,7 @@ impl Node {
     fn last_name(&self) -> String {
         match &self.what {
             What::Root => String::new(),
-            What::Control => ".keepfs".into(),
-            What::ControlFile(file) => file.name().into(),
+            What::Control(place) => place.name().to_owned(),
             What::Repository(repository) => repository.name.clone(),
             What::Backup(repository, id) => repository.backup_name(*id),
             What::Latest(..) => "latest".into(),
@@ -134,6 +131,7 @@ impl Node {
                     self.parent_ino() == other.parent_ino() && entry.name == other_entry.name;
                 one.is(two) && (linked || same_place)
             }
+            (What::Control(one), What::Control(two)) => one == two,
             (one, two) => std::mem::discriminant(one) == std::mem::discriminant(two),
         }
     }
@@ -149,6 +147,18 @@ pub(super) fn number(parts: &[&[u8]]) -> u64 {
     let hash = hasher.finalize();
     let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(ROOT + 1)
+}
+
+/// Something in a directory, told from all else there by these parts.
+pub(super) fn node(parent: &Arc<Node>, identity: &[&[u8]], what: What) -> Node {
+    let parent_ino = parent.ino.to_le_bytes();
+    let mut parts = vec![parent_ino.as_slice()];
+    parts.extend(identity);
+    Node {
+        ino: number(&parts),
+        parent: Some(parent.clone()),
+        what,
+    }
 }
 
 /// The inode number of a name in a directory of a complete point. All names of a hard link have the same.

@@ -1,7 +1,7 @@
 //! The mounted tree, without FUSE: names, inodes, reading, facts as attributes, and what each failure answers.
 //!
 //! ```text
-//! /                       the root: every repository, and .keepfs
+//! /                       the root: every repository, and .keepfs, the control tree
 //!   primary/              a repository: its backups
 //!     web01/              a backup: its points, and `latest`
 //!       2026-11-20T…/     a complete point: its tree, read-only for good
@@ -38,6 +38,7 @@ mod xattrs;
 
 pub use attributes::Attributes;
 pub use changes::{Caller, Changes, Mode};
+pub use control::{ControlEntry, ControlKind, Controls};
 pub use directory::Listed;
 pub use errno::{Answer, Failure, Rule};
 pub use inode::ROOT;
@@ -62,7 +63,7 @@ use read::FileHandle;
 use readahead::{ReadAhead, SmallFiles};
 use repositories::MountedRepository;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How often is looked for open points that another daemon had before.
@@ -163,6 +164,7 @@ pub struct FileSystem {
     small_files: SmallFiles,
     hidden_links: latest::Hidden,
     problems: Arc<Problems>,
+    controls: OnceLock<Arc<dyn Controls>>,
     /// What tools read from one repository, in case they write it into another.
     kept_frames: Option<Arc<KeptFrames>>,
     /// Counters, for whoever speaks with the kernel.
@@ -208,6 +210,7 @@ impl FileSystem {
             small_files: SmallFiles::default(),
             hidden_links: latest::Hidden::default(),
             problems,
+            controls: OnceLock::new(),
             kept_frames,
             metrics: Metrics::default(),
             options,
@@ -254,6 +257,7 @@ impl FileSystem {
     /// The attributes of an inode.
     pub fn stat(&self, ino: u64) -> Answer<Attributes> {
         let node = self.node(ino)?;
+        self.measure_control(&node);
         self.attributes(&node).ok_or_else(|| Rule::Stale.into())
     }
 
@@ -291,6 +295,7 @@ impl FileSystem {
         let node = self.node(ino)?;
         let target = match &node.what {
             What::Latest(_, _, target) => Some(target.clone()),
+            What::Control(place) => place.target().map(|target| target.as_bytes().to_vec()),
             What::Complete(_, entry) => match &entry.node {
                 crate::point::Node::Symlink(target) => Some(target.clone()),
                 _ => None,

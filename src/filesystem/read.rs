@@ -1,6 +1,7 @@
 //! Reading files: offset to extent to chunk to frame, with the last extents of each open file at hand.
 
 use super::FileSystem;
+use super::control::ControlText;
 use super::errno::{Answer, Rule};
 use super::holes;
 use super::inode::{Node, What};
@@ -23,8 +24,8 @@ pub(super) struct FileHandle {
 }
 
 pub(super) enum OpenedContent {
-    /// A text that was made when the file was opened.
-    Text(String),
+    /// A file of the control tree.
+    Control(ControlText),
     /// A file of a complete point.
     Complete(Box<Reader>),
     /// A file of an open point.
@@ -360,11 +361,16 @@ impl FileSystem {
     pub fn open(&self, ino: u64, flags: i32) -> Answer<u64> {
         let node = self.node(ino)?;
         let changes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
-        if changes && !matches!(node.what, What::Open(..)) {
+        let may_change = match &node.what {
+            What::Open(..) => true,
+            What::Control(place) => place.takes_verbs(),
+            _ => false,
+        };
+        if changes && !may_change {
             return Err(self.noted(&node, read_only(&node).into()));
         }
         let content = match &node.what {
-            What::ControlFile(file) => OpenedContent::Text(self.control_text(*file)),
+            What::Control(place) => OpenedContent::Control(self.open_control(&node, place, flags)?),
             What::Complete(point, entry) => match entry.file() {
                 Some(file) => {
                     let reader = Reader::new(point.clone(), file.clone());
@@ -431,10 +437,9 @@ impl FileSystem {
     ) -> Answer<Option<Data>> {
         let handle = self.files.get(handle)?;
         match &handle.content {
-            OpenedContent::Text(text) => {
-                let rest = text.as_bytes().get(offset as usize..).unwrap_or_default();
-                let bytes = rest[..rest.len().min(size as usize)].to_vec();
-                Ok(Some(Data::Bytes(bytes)))
+            OpenedContent::Control(text) => {
+                let wait = patience != Patience::MemoryOnly;
+                self.read_control(&handle.node, text, (offset, size), wait)
             }
             OpenedContent::Open(_) if patience == Patience::MemoryOnly => Ok(None),
             OpenedContent::Open(file) => {
@@ -513,7 +518,7 @@ impl FileSystem {
         let reader = match &handle.content {
             OpenedContent::Complete(reader) => reader,
             OpenedContent::Open(file) => return file.open.seek(file.node, offset, data),
-            OpenedContent::Text(_) => return Err(Rule::NotSupported.into()),
+            OpenedContent::Control(_) => return Err(Rule::NotSupported.into()),
         };
         holes::seek(&reader.point, &reader.file, offset, data)
             .map_err(|failure| self.noted(&handle.node, failure))

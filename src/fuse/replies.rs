@@ -1,10 +1,10 @@
 //! What the kernel calls things, and replies to it.
 
 use crate::clock::Time;
-use crate::filesystem::{Answer, Answered, Attributes, Caller, Failure};
+use crate::filesystem::{Answer, Answered, Attributes, Caching, Caller, Failure};
 use fuser::{
-    Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use std::time::SystemTime;
 
@@ -107,6 +107,19 @@ pub(super) fn reply_entry(reply: ReplyEntry, answer: Answer<Answered>) {
 pub(super) fn reply_attr(reply: ReplyAttr, answer: Answer<Attributes>) {
     match answer {
         Ok(attributes) => reply.attr(&attributes.kept, &file_attr(&attributes)),
+        Err(failure) => reply.error(errno(&failure)),
+    }
+}
+
+pub(super) fn reply_opened(reply: ReplyOpen, answer: Answer<(u64, Caching)>) {
+    match answer {
+        Ok((handle, caching)) => {
+            let keep = match caching {
+                Caching::Nothing => FopenFlags::FOPEN_DIRECT_IO,
+                Caching::Bytes | Caching::Everything => FopenFlags::FOPEN_KEEP_CACHE,
+            };
+            reply.opened(FileHandle(handle), keep | FopenFlags::FOPEN_NOFLUSH);
+        }
         Err(failure) => reply.error(errno(&failure)),
     }
 }

@@ -3,7 +3,7 @@
 use super::near::Near;
 use super::replies::{
     caller, device_number, dot_attr, errno, file_attr, file_type, reply_attr, reply_data,
-    reply_empty, reply_entry, reply_written, reply_xattr, time_of,
+    reply_empty, reply_entry, reply_opened, reply_written, reply_xattr, time_of,
 };
 use super::workers::Workers;
 use super::{BACKGROUND, REQUEST_BYTES, WANTED};
@@ -105,16 +105,13 @@ impl Filesystem for Shell {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let filesystem = self.now(request, "open");
-        match filesystem.open(ino.0, flags.0) {
-            Ok(handle) => {
-                let keep = match filesystem.caching(ino.0) {
-                    Caching::Nothing => FopenFlags::FOPEN_DIRECT_IO,
-                    Caching::Bytes | Caching::Everything => FopenFlags::FOPEN_KEEP_CACHE,
-                };
-                reply.opened(FileHandle(handle), keep | FopenFlags::FOPEN_NOFLUSH);
-            }
-            Err(failure) => reply.error(errno(&failure)),
+        let open = move |filesystem: &FileSystem| {
+            let handle = filesystem.open(ino.0, flags.0)?;
+            Ok((handle, filesystem.caching(ino.0)))
+        };
+        match self.filesystem.opens_at_once(ino.0) {
+            true => reply_opened(reply, open(self.now(request, "open"))),
+            false => self.answer(request, "open", open, |answer| reply_opened(reply, answer)),
         }
     }
 
@@ -454,7 +451,7 @@ impl Filesystem for Shell {
     ) {
         self.bulk(data.len());
         let caller = caller(request);
-        if !self.filesystem.writes_at_once(data.len()) {
+        if !self.filesystem.writes_at_once(handle.0, data.len()) {
             let data = data.to_vec();
             return self.answer(
                 request,
