@@ -196,6 +196,7 @@ pub(super) fn mount(
     let tree = Arc::new(FileSystem::new(catalogs, served));
     tree.keep_sealing_idle();
     tree.keep_resuming();
+    tree.keep_telling_copies();
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     options.access = arguments.access;

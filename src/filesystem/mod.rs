@@ -16,6 +16,7 @@ mod allocate;
 mod attributes;
 mod changes;
 mod control;
+mod copies;
 mod directory;
 mod errno;
 mod handle;
@@ -51,6 +52,7 @@ use crate::clock::{Clock, Time};
 use crate::point::Catalog;
 use crate::repository::KeptFrames;
 use crate::thread;
+use copies::Copies;
 use directory::DirectoryHandle;
 use handle::Handles;
 use holes::HoleCounts;
@@ -86,6 +88,8 @@ pub struct Options {
     pub entries_bytes: u64,
     /// How long a tool waits while nothing is stored, before it is refused.
     pub patience: Duration,
+    /// How long a tool's copy may rest before its session waits for somebody.
+    pub park_after: Duration,
     /// How long a whole copy that an earlier daemon has left waits for its tool to be run again, before it is sealed.
     pub rerun_patience: Duration,
     /// Owners in complete points by the numbers that are stored, even where this host knows their names.
@@ -110,6 +114,7 @@ impl Options {
             spool_bytes: 8 << 30,
             entries_bytes: memory_of_host() / 4,
             patience: Duration::from_secs(30),
+            park_after: Duration::from_secs(60 * 60),
             rerun_patience: Duration::from_secs(60),
             numeric_owners: false,
             clock: Clock::system(),
@@ -156,6 +161,7 @@ pub struct FileSystem {
     started: Time,
     repositories: Arc<Vec<Arc<MountedRepository>>>,
     open_points: OpenPoints,
+    copies: Copies,
     inodes: Table,
     files: Handles<FileHandle>,
     directories: Handles<DirectoryHandle>,
@@ -200,6 +206,7 @@ impl FileSystem {
         let spool = Spool::new(&options);
         let filesystem = Self {
             open_points: OpenPoints::new(directory, spool),
+            copies: Copies::default(),
             started: options.clock.now(),
             repositories,
             inodes: Table::new(),
@@ -223,7 +230,10 @@ impl FileSystem {
     /// some still.
     pub fn resume(&self) -> bool {
         let resumed = self.open_points.resume(&self.repositories, &self.problems);
-        resumed.iter().for_each(|open| self.go_on_sealing(open));
+        for open in &resumed {
+            self.copies.watch(open);
+            self.go_on_sealing(open);
+        }
         self.open_points.lacks_some()
     }
 
@@ -252,6 +262,7 @@ impl FileSystem {
             open.settle();
             open.come_to_rest();
         }
+        self.tell_copies();
     }
 
     /// The attributes of an inode.

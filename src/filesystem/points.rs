@@ -41,6 +41,7 @@ impl FileSystem {
         if let Some(twin) = self.same_name_elsewhere(repository, backup, name) {
             open.may_be_copy_of(&twin)?;
         }
+        self.copies.watch(&open);
         self.open_points.add(open);
         Ok(())
     }

@@ -45,9 +45,17 @@ pub struct Session {
 
 impl Session {
     /// Begins a session: its first record is written.
-    pub fn begin(target: &Arc<Repository>, mut record: SessionRecord) -> Result<Self> {
+    pub fn begin(target: &Arc<Repository>, record: SessionRecord) -> Result<Self> {
+        Self::begin_as(ObjectId::random(), target, record)
+    }
+
+    /// As [`Self::begin`], with this id.
+    pub fn begin_as(
+        id: ObjectId,
+        target: &Arc<Repository>,
+        mut record: SessionRecord,
+    ) -> Result<Self> {
         sign(&mut record);
-        let id = ObjectId::random();
         target.create_document(Name::Session(id, 0), &record)?;
         Ok(Self {
             id,
@@ -150,6 +158,21 @@ impl Session {
     pub fn take(&mut self, action: Action) -> Result<()> {
         let next = self.record.state.begin(action, self.is_alive())?;
         self.become_ours(next)
+    }
+
+    /// Writes a new state down, in this process. Fails with `Busy` when somebody else has taken the session, and with
+    /// `Invalid` when it cannot come to that state any more.
+    pub fn go_on_as(&mut self, state: SessionState) -> Result<()> {
+        if self.record.state != state && !self.record.state.may_become(state) {
+            let message = format!(
+                "the session {} is {} and cannot become {}",
+                self.id,
+                self.record.state.name(),
+                state.name()
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        self.become_ours(state)
     }
 
     /// Goes on with it in this process.

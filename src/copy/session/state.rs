@@ -118,12 +118,10 @@ impl SessionState {
     pub fn may_become(self, next: Self) -> bool {
         match self {
             Self::Success | Self::Warning | Self::Undone => false,
-            // By its own process or, when that died, by an action.
-            Self::Running | Self::Waiting | Self::Retrying => next != Self::Undone,
-            Self::Failed | Self::NeedsAction => matches!(
-                next,
-                Self::Running | Self::Retrying | Self::Warning | Self::Undoing
-            ),
+            // A tool's copy may be finished, or its open point discarded, at any time.
+            Self::Running | Self::Waiting | Self::Retrying | Self::Failed | Self::NeedsAction => {
+                true
+            }
             Self::Undoing => matches!(next, Self::Undoing | Self::Undone | Self::Failed),
         }
     }
