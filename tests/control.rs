@@ -1,5 +1,6 @@
 //! The control tree: what is handed in is read, written to and listed as files, without the kernel and in a real mount.
 
+use crate::cli::Host;
 use crate::engine::Bench;
 use crate::mount::{Mount, catalog, run, try_run};
 use crate::mount_writes::settings;
@@ -18,6 +19,8 @@ struct Waiting {
     /// The log of each, by its id.
     logs: Mutex<BTreeMap<String, String>>,
     verbs: Mutex<Vec<(String, u32)>>,
+    /// Whoever holds it keeps the verb `wait` waiting.
+    gate: Mutex<()>,
 }
 
 const WORDS: &str = "retry, skip or undo\n";
@@ -97,6 +100,10 @@ impl Controls for Waiting {
         let (kind, message) = match verb {
             "retry" => {
                 self.log(path[1], "retried\n");
+                return Ok(());
+            }
+            "wait" => {
+                drop(self.gate.lock());
                 return Ok(());
             }
             "skip" => (Kind::Busy, "the session is running; wait for its end"),
@@ -480,6 +487,34 @@ fn a_text_is_followed_as_it_grows() {
 }
 
 #[test]
+fn a_verb_that_waits_keeps_nobody_else_waiting() {
+    let waiting = Waiting::with(&["one", "two", "three", "four"]);
+    let (_bench, mount) = mounted(&waiting);
+    let held = waiting.gate.lock();
+    let begin = |id: &str| {
+        let action = mount.path().join(format!(".keepfs/sessions/{id}/action"));
+        let script = format!("echo wait > '{}'", action.display());
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", &script]).spawn().unwrap()
+    };
+    let shells = ["one", "two", "three"].map(begin);
+    let begun = (0..600).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        waiting.verbs().len() == 3
+    });
+    let others = "for n in 1 2 3 4 5; do timeout 60 cat sessions/*/state; timeout 60 ls -lR . > /dev/null; done; \
+                  timeout 60 bash -c 'echo retry > sessions/four/action'";
+    let output = try_run(&format!(
+        "cd '{}/.keepfs'; {others}",
+        mount.path().display()
+    ));
+    drop(held);
+    let ended = shells.map(|mut shell| shell.wait().unwrap().success());
+    assert!(begun && output.status.success(), "{output:?}");
+    assert_eq!(ended, [true; 3]);
+}
+
+#[test]
 fn everybody_sees_states_and_only_the_owner_acts() {
     let waiting = Waiting::with(&["one"]);
     let (_bench, mount) = mounted(&waiting);
@@ -501,4 +536,66 @@ fn everybody_sees_states_and_only_the_owner_acts() {
         assert!(told.contains("Permission denied"), "{script}: {told}");
     }
     assert!(waiting.verbs().is_empty());
+}
+
+/// Taken away however the test ends.
+struct Served<'a>(&'a Host);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.run(&["umount", "--lazy", "mnt"]);
+    }
+}
+
+#[test]
+fn each_repository_tells_how_it_is() {
+    let host = Host::new();
+    let files = host.files();
+    host.expect(0, &["init", "primary"]);
+    host.expect(0, &["init", "offsite"]);
+    let source = files.to_str().unwrap();
+    host.expect(0, &["backup", source, "primary/web/first"]);
+    std::fs::create_dir(host.path("mnt")).unwrap();
+    host.expect(0, &["mount", "mnt"]);
+    let _served = Served(&host);
+    let top = host.path("mnt/.keepfs/repositories");
+    let tells = |file: &str| std::fs::read_to_string(top.join(file)).unwrap();
+    let shown = run(&format!("cd '{}'; ls * | tr '\\n' ' '", top.display()));
+    let files = "config state stats ";
+    assert_eq!(shown, format!("offsite: {files} primary: {files}"));
+
+    let config = tells("offsite/config");
+    assert!(config.contains("\npack-size = 64 MiB\n"), "{config}");
+    assert!(config.contains("\ntrash-days = 7\n"), "{config}");
+    let figures = host.json(&["stats", "primary", "--json"]);
+    let line = &figures["repositories"][0];
+    let stats = tells("primary/stats");
+    for (key, value) in [
+        ("points", &line["points"]),
+        ("entries", &line["entries"]),
+        ("stored-data-bytes", &line["stored"]["data"]),
+        ("chunks", &line["chunks"]),
+    ] {
+        let told = format!("{key} = {value}\n");
+        assert!(stats.contains(&told), "{told}{stats}");
+    }
+
+    // Away, and back: each look tells how it is then.
+    let comes = |text: &str| {
+        (0..600).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            tells("primary/state").contains(text)
+        })
+    };
+    assert_eq!(tells("primary/state"), "ready\n");
+    std::fs::rename(host.path("primary"), host.path("elsewhere")).unwrap();
+    assert!(comes("primary"), "{}", tells("primary/state"));
+    assert_eq!(tells("offsite/state"), "ready\n");
+    std::fs::rename(host.path("elsewhere"), host.path("primary")).unwrap();
+    assert!(comes("ready\n"), "{}", tells("primary/state"));
+
+    for file in ["state", "stats", "config"] {
+        let refused = std::fs::write(top.join("primary").join(file), "x").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "{file}");
+    }
 }

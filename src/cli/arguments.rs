@@ -200,6 +200,7 @@ A key file is at least 32 random bytes: head -c 64 /dev/urandom > FILE")]
 
   cp -a /mnt/keep/main/home/latest/letter.odt .          restores a file
   cp -a /mnt/keep/main/home/2026-11-20T02-00-00Z /mnt/keep/off/home/     copies a restore point
+  grep . /mnt/keep/.keepfs/repositories/*/state          can each be reached?
 
 Returns when the mount is ready and stays in the background. With --foreground it tells systemd (Type=notify) when it is.
 `keepfs man mount-helper` shows lines for /etc/fstab.")]

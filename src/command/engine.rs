@@ -9,6 +9,7 @@ pub(super) use sessions::{
 };
 
 use super::check::CheckReport;
+use super::control::{ControlTree, Repositories};
 use super::copy::CopyReport;
 use super::mount::MountArguments;
 use super::restore::RestoreReport;
@@ -193,7 +194,10 @@ pub(super) fn mount(
     served.spool_bytes = host.config().spool.unwrap_or(served.spool_bytes);
     served.entries_bytes = host.config().open_memory.unwrap_or(served.entries_bytes);
     served.numeric_owners = host.config().numeric_owners;
-    let tree = Arc::new(FileSystem::new(catalogs, served));
+    let tree = Arc::new(FileSystem::new(catalogs.clone(), served));
+    let repositories = Repositories::new(catalogs, host.clock().clone());
+    let controls = ControlTree::default().with("repositories", repositories);
+    tree.set_controls(Arc::new(controls));
     tree.keep_sealing_idle();
     tree.keep_resuming();
     tree.keep_telling_copies();

@@ -26,6 +26,7 @@
 
 mod backup;
 mod check;
+mod control;
 mod copy;
 mod diff;
 mod engine;

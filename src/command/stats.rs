@@ -85,6 +85,16 @@ pub fn stats(host: &Host, places: Vec<RepositoryPlace>, probe: bool) -> Result<S
 
 fn line(host: &Host, place: &RepositoryPlace, alone: bool, probe: bool) -> Result<StatsLine> {
     let catalog = host.catalog(place, alone)?;
+    let mut line = figures(&place.name, &catalog)?;
+    if probe {
+        let store = catalog.repository().store();
+        line.can = Some(store::probe(store.as_ref())?);
+    }
+    Ok(line)
+}
+
+/// Figures of the repository that is called so. Lists the whole store.
+pub(super) fn figures(name: &str, catalog: &Catalog) -> Result<StatsLine> {
     let repository = catalog.repository();
     let contents = catalog.contents();
     let trees = contents
@@ -100,13 +110,9 @@ fn line(host: &Host, place: &RepositoryPlace, alone: bool, probe: bool) -> Resul
         )
     });
     let segments = repository.segments();
-    let (stored, packs) = stored(&catalog)?;
-    let can = match probe {
-        true => Some(store::probe(repository.store().as_ref())?),
-        false => None,
-    };
+    let (stored, packs) = stored(catalog)?;
     Ok(StatsLine {
-        repository: place.name.clone(),
+        repository: name.to_owned(),
         location: repository.location(),
         id: repository.id().to_string(),
         backups: contents.backups.len() as u64,
@@ -119,7 +125,7 @@ fn line(host: &Host, place: &RepositoryPlace, alone: bool, probe: bool) -> Resul
         segments: segments.len() as u64,
         mapped_bytes: segments.iter().map(|segment| segment.mapped_bytes()).sum(),
         ratio: (stored.data + stored.trees > 0).then(|| bytes as f64 / stored.total() as f64),
-        can,
+        can: None,
     })
 }
 
