@@ -3,13 +3,16 @@
 //! ```text
 //! .keepfs/
 //!   repositories/NAME/{state,stats,config}
+//!   sessions/ID/{state,progress,failed,log,action}      running/ needs-action/ last-24h/   (links)
 //! ```
 //! Each directory at the top is a [`Controls`] of its own, whose paths begin below it: another one is another struct
 //! and one line where a mount is made.
 
 mod repositories;
+mod sessions;
 
 pub(super) use repositories::Repositories;
+pub(super) use sessions::SessionView;
 
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::{Caller, ControlEntry, ControlKind, Controls};

@@ -5,11 +5,11 @@ mod sessions;
 pub use sessions::{PartFacts, PointFacts, SessionFacts};
 pub(super) use sessions::{
     retry_session, session, session_ids, session_log, session_source, sessions, skip_session,
-    undo_session,
+    tell as tell_session, undo_session,
 };
 
 use super::check::CheckReport;
-use super::control::{ControlTree, Repositories};
+use super::control::{ControlTree, Repositories, SessionView};
 use super::copy::CopyReport;
 use super::mount::MountArguments;
 use super::restore::RestoreReport;
@@ -89,10 +89,10 @@ pub(super) fn copy(
     if conducted.report.record.state != copy::SessionState::NeedsAction {
         conducted.result?;
     }
-    Ok(tell_session(&conducted.report))
+    Ok(tell_copy(&conducted.report))
 }
 
-fn tell_session(session: &copy::SessionReport) -> CopyReport {
+fn tell_copy(session: &copy::SessionReport) -> CopyReport {
     let record = &session.record;
     let mut report = CopyReport {
         sessions: vec![session.session.to_string()],
@@ -195,8 +195,11 @@ pub(super) fn mount(
     served.entries_bytes = host.config().open_memory.unwrap_or(served.entries_bytes);
     served.numeric_owners = host.config().numeric_owners;
     let tree = Arc::new(FileSystem::new(catalogs.clone(), served));
-    let repositories = Repositories::new(catalogs, host.clock().clone());
-    let controls = ControlTree::default().with("repositories", repositories);
+    let repositories = Repositories::new(catalogs.clone(), host.clock().clone());
+    let mut controls = ControlTree::default().with("repositories", repositories);
+    for (name, view) in SessionView::all(&catalogs, &tree) {
+        controls = controls.with(name, view);
+    }
     tree.set_controls(Arc::new(controls));
     tree.keep_sealing_idle();
     tree.keep_resuming();

@@ -109,6 +109,17 @@ pub fn retry_session(
         return Err(Error::new(Kind::Invalid, message));
     }
     session.take(Action::Retry)?;
+    retry_taken(session, source, target, options, progress)
+}
+
+/// As [`retry_session`], of one that was taken for it.
+pub fn retry_taken(
+    mut session: Session,
+    source: &End,
+    target: &End,
+    options: &TransferOptions,
+    progress: &Progress,
+) -> Result<Conducted> {
     let contents = target.catalog.refresh()?;
     let steps = steps_left(&mut session.record, &*source.catalog.refresh()?, &contents);
     merge(&mut session.record, &steps, &contents);

@@ -13,7 +13,8 @@ mod session;
 mod transfer;
 
 pub use conduct::{
-    Conducted, SessionReport, conduct_copy, copy_points, retry_session, skip_session, undo_session,
+    Conducted, SessionReport, conduct_copy, copy_points, retry_session, retry_taken, skip_session,
+    undo_session,
 };
 pub use plan::{Scope, Selection, Step, Verdict, plan};
 pub use point::{Failed, bring_point};
@@ -21,6 +22,6 @@ pub use run::{End, PointReport, copy_point};
 pub use session::{
     Action, BEAT, DEAD_SECONDS, FAILED_PARTS_MAX, FailedPart, LAST, OPEN_POINT, Outcome, Party,
     Session, SessionCounters, SessionPoint, SessionRecord, SessionState, all_sessions,
-    remove_old_sessions, sessions, unfinished_sessions,
+    new_sessions, remove_old_sessions, sessions, unfinished_sessions,
 };
 pub use transfer::{Failure, PAUSE_MAX, Transfer, TransferOptions, TransferReport, WORKERS_MAX};

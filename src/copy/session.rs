@@ -5,7 +5,8 @@ mod series;
 mod state;
 
 pub use series::{
-    BEAT, DEAD_SECONDS, LAST, Session, all_sessions, remove_old_sessions, unfinished_sessions,
+    BEAT, DEAD_SECONDS, LAST, Session, all_sessions, new_sessions, remove_old_sessions,
+    unfinished_sessions,
 };
 pub use state::Action;
 

@@ -62,7 +62,7 @@ impl FileSystem {
             loop {
                 let Some(tree) = tree.upgrade() else { return };
                 tree.tell_copies();
-                if looks % LOOKS_FOR_THE_DEAD == 0 {
+                if looks % LOOKS_FOR_THE_DEAD == 1 {
                     let tree = tree.clone();
                     thread::spawn(move || tree.resume_sessions());
                 }

@@ -87,7 +87,8 @@ fn outcome(point: &SessionPoint) -> &'static str {
     }
 }
 
-fn tell(session: &Session) -> SessionFacts {
+/// What a session is and did.
+pub(in crate::command) fn tell(session: &Session) -> SessionFacts {
     let record = &session.record;
     let points = record.points.iter().map(|point| PointFacts {
         point: SessionFacts::name(&point.into, &point.name),

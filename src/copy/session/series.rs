@@ -286,6 +286,18 @@ pub fn all_sessions(target: &Arc<Repository>) -> Result<Vec<Session>> {
     read_all(target, newest(target)?.into_iter().collect())
 }
 
+/// The sessions of a repository but those that are `known` to be over: one listing, and one request for each of the
+/// others. All ids that there are come with them.
+pub fn new_sessions(
+    target: &Arc<Repository>,
+    known: impl Fn(&ObjectId) -> bool,
+) -> Result<(Vec<ObjectId>, Vec<Session>)> {
+    let newest = newest(target)?;
+    let ids = newest.keys().copied().collect();
+    let new = newest.into_iter().filter(|(id, _)| !known(id));
+    Ok((ids, read_all(target, new.collect())?))
+}
+
 /// Those that are not over: one listing, and one request for each of them.
 pub fn unfinished_sessions(target: &Arc<Repository>) -> Result<Vec<Session>> {
     let open = newest(target)?
