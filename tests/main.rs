@@ -66,6 +66,7 @@ mod stores;
 mod streaming;
 mod systemd;
 mod together;
+mod tool_sessions;
 mod trust;
 mod workloads;
 mod writers;

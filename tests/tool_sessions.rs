@@ -1,0 +1,259 @@
+//! Copies as sessions in a real mount: what tools copy, what a daemon goes on with, and the same actions through files.
+
+use crate::cli::Host;
+use crate::mount::{run, try_run};
+use crate::sites::Random;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What `look` finds, at the latest after two minutes.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    panic!("{what}: not within two minutes");
+}
+
+/// What a script complains of; it must fail.
+fn complaint(script: &str) -> String {
+    let output = try_run(script);
+    assert!(!output.status.success(), "{script}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A host with two repositories, mounted. Dropped, it unmounts.
+struct Mounted {
+    host: Host,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = try_run(&format!("umount -l '{}'", self.mount().display()));
+    }
+}
+
+impl Mounted {
+    fn new() -> Self {
+        let host = Host::new();
+        for directory in ["mnt", "source"] {
+            std::fs::create_dir(host.path(directory)).unwrap();
+        }
+        host.expect(0, &["--quiet", "init", "primary"]);
+        host.expect(0, &["--quiet", "init", "offsite"]);
+        Self { host }
+    }
+
+    fn mount(&self) -> PathBuf {
+        self.host.path("mnt")
+    }
+
+    fn begin(&self) {
+        self.host.expect(0, &["mount", "mnt"]);
+    }
+
+    /// Backs a file of this content up as a point whose data packs are returned.
+    fn back_up(&self, point: &str, bytes: &[u8]) -> Vec<PathBuf> {
+        let before = self.packs();
+        std::fs::write(self.host.path("source/file"), bytes).unwrap();
+        let place = format!("primary/web/{point}");
+        self.host
+            .expect(0, &["--quiet", "backup", "source", &place]);
+        let mut new = self.packs();
+        new.retain(|pack| !before.contains(pack));
+        new
+    }
+
+    fn packs(&self) -> Vec<PathBuf> {
+        let found = run(&format!(
+            "find '{}' -type f 2>/dev/null || true",
+            self.host.path("primary/packs/data").display()
+        ));
+        found.lines().map(PathBuf::from).collect()
+    }
+
+    fn shell(&self, script: &str) -> String {
+        run(&format!("cd '{}'; {script}", self.mount().display()))
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        let listed = self.host.json(&["--json", "session", "list", "offsite"]);
+        listed["sessions"].as_array().unwrap().clone()
+    }
+
+    /// The only session, once it has this state.
+    fn session_that_is(&self, state: &str) -> Value {
+        wait_for(&format!("a session that is {state}"), || {
+            let sessions = self.sessions();
+            sessions
+                .into_iter()
+                .find(|session| session["state"] == state)
+        })
+    }
+}
+
+#[test]
+fn every_way_of_copying_is_a_session() {
+    let mounted = Mounted::new();
+    let mut random = Random(3);
+    for point in ["by-cp", "by-rsync", "by-engine"] {
+        mounted.back_up(point, &random.bytes(200_000));
+    }
+    mounted.begin();
+    mounted.shell("mkdir offsite/web; cp -a primary/web/by-cp offsite/web/");
+    mounted.shell("rsync -aX primary/web/by-rsync offsite/web/");
+    mounted
+        .host
+        .expect(0, &["--quiet", "copy", "primary/web/by-engine", "offsite"]);
+    let sessions = wait_for("three sessions that are a success", || {
+        let sessions = mounted.sessions();
+        let done = sessions
+            .iter()
+            .filter(|session| session["state"] == "success");
+        (done.count() == 3).then_some(sessions)
+    });
+    let primary = mounted.host.path("primary").display().to_string();
+    let offsite = mounted.host.path("offsite").display().to_string();
+    let mut points = Vec::new();
+    for session in &sessions {
+        assert_eq!(session["source"].as_str().unwrap(), primary);
+        assert_eq!(session["target"].as_str().unwrap(), offsite);
+        assert_eq!(session["proxy"], "local");
+        assert_eq!(session["points"][0]["outcome"], "copied");
+        points.push(session["points"][0]["point"].as_str().unwrap().to_owned());
+    }
+    points.sort();
+    assert_eq!(points, ["web/by-cp", "web/by-engine", "web/by-rsync"]);
+
+    let listed = mounted.shell("ls .keepfs/last-24h; ls .keepfs/needs-action .keepfs/running");
+    for session in &sessions {
+        let id = session["id"].as_str().unwrap();
+        assert!(listed.contains(id), "{listed}");
+        let state = mounted.shell(&format!("cat .keepfs/last-24h/{id}/state"));
+        assert!(state.starts_with("state = success\n"), "{state}");
+    }
+    let id = sessions[0]["id"].as_str().unwrap();
+    let refused = complaint(&format!(
+        "echo retry > '{}/.keepfs/sessions/{id}/action'",
+        mounted.mount().display()
+    ));
+    assert!(refused.contains("Invalid argument"));
+    let unknown = complaint(&format!(
+        "echo rm > '{}/.keepfs/sessions/{id}/action'",
+        mounted.mount().display()
+    ));
+    assert!(unknown.contains("Invalid argument"));
+    let errors = mounted.shell("cat .keepfs/errors");
+    assert!(errors.contains("nothing is accepted any more"), "{errors}");
+    assert!(errors.contains("write retry, skip or undo"), "{errors}");
+}
+
+#[test]
+fn actions_through_files_do_what_those_of_the_command_do() {
+    let mounted = Mounted::new();
+    let mut random = Random(5);
+    mounted.back_up("whole", &random.bytes(200_000));
+    let packs = mounted.back_up("broken", &random.bytes(200_000));
+    let away = mounted.host.path("away");
+    std::fs::rename(&packs[0], &away).unwrap();
+    mounted.begin();
+    mounted
+        .host
+        .expect(4, &["--quiet", "copy", "primary", "offsite"]);
+    let session = mounted.session_that_is("needs-action");
+    let id = session["id"].as_str().unwrap();
+    assert_eq!(mounted.shell("ls .keepfs/needs-action").trim(), id);
+    let failed = mounted.shell(&format!("cut -f 2 .keepfs/sessions/{id}/failed"));
+    assert_eq!(failed.trim(), "web/broken/file");
+    // Retried in vain, it waits again.
+    mounted.shell(&format!("echo retry > .keepfs/sessions/{id}/action"));
+    mounted.session_that_is("needs-action");
+    std::fs::rename(&away, &packs[0]).unwrap();
+    wait_for("a retry that is accepted", || {
+        let retried = try_run(&format!(
+            "echo retry > '{}/.keepfs/needs-action/{id}/action'",
+            mounted.mount().display()
+        ));
+        retried.status.success().then_some(())
+    });
+    mounted.session_that_is("success");
+    assert_eq!(mounted.shell("ls .keepfs/needs-action"), "");
+    mounted.shell("diff -r primary/web/broken offsite/web/broken");
+}
+
+#[test]
+fn a_tools_copy_that_lacks_a_pack_waits_and_the_same_tool_finishes_it() {
+    let mounted = Mounted::new();
+    let mut random = Random(7);
+    let packs = mounted.back_up("one", &random.bytes(200_000));
+    let away = mounted.host.path("away");
+    mounted.begin();
+    std::fs::rename(&packs[0], &away).unwrap();
+    mounted.shell("mkdir offsite/web");
+    // It may be told of at its end, or only later.
+    let _ = try_run(&format!(
+        "cd '{}'; cp -a primary/web/one offsite/web/",
+        mounted.mount().display()
+    ));
+    let session = mounted.session_that_is("needs-action");
+    assert_eq!(session["failed"][0]["path"], "web/one/file");
+    let points = mounted.host.expect(0, &["points", "offsite"]);
+    assert!(!points.contains("one"), "{points}");
+    std::fs::rename(&away, &packs[0]).unwrap();
+    let id = session["id"].as_str().unwrap();
+    mounted.shell(&format!("echo retry > .keepfs/sessions/{id}/action"));
+    let session = mounted.session_that_is("success");
+    assert_eq!(session["id"], id);
+    mounted.shell("diff -r primary/web/one offsite/web/one");
+
+    // Another one is given up by its session.
+    let packs = mounted.back_up("two", &random.bytes(200_000));
+    std::fs::rename(&packs[0], &away).unwrap();
+    let _ = try_run(&format!(
+        "cd '{}'; cp -a primary/web/two offsite/web/",
+        mounted.mount().display()
+    ));
+    let session = mounted.session_that_is("needs-action");
+    let id = session["id"].as_str().unwrap();
+    mounted.shell(&format!("echo undo > .keepfs/sessions/{id}/action"));
+    mounted.session_that_is("undone");
+    assert_eq!(
+        mounted.shell("ls offsite/web | grep -c two || true").trim(),
+        "0"
+    );
+}
+
+#[test]
+fn a_daemon_goes_on_with_a_copy_whose_process_was_killed() {
+    let mounted = Mounted::new();
+    let mut random = Random(9);
+    for number in 0..12 {
+        mounted.back_up(&format!("p{number}"), &random.bytes(4 << 20));
+    }
+    let mut copy = mounted
+        .host
+        .command(&["--quiet", "copy", "primary", "offsite"])
+        .spawn()
+        .unwrap();
+    // Its first record is written before anything is copied.
+    wait_for("a session", || {
+        (!mounted.sessions().is_empty()).then_some(())
+    });
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+    let session = mounted.sessions().remove(0);
+    mounted.begin();
+    let done = mounted.session_that_is("success");
+    assert_eq!(done["id"], session["id"]);
+    for number in 0..12 {
+        mounted.shell(&format!(
+            "cmp primary/web/p{number}/file offsite/web/p{number}/file"
+        ));
+    }
+    mounted
+        .host
+        .expect(0, &["--quiet", "check", "--read-data", "offsite"]);
+}
