@@ -80,6 +80,17 @@ pub(super) fn copy(
     Ok(tell_session(&session))
 }
 
+/// Refuses a copy that these repositories rule out, or that has no room, before it begins.
+pub(super) fn admit(
+    source: &Arc<Repository>,
+    points: &[(Vec<u8>, Arc<Point>)],
+    target: &Arc<Repository>,
+) -> Result<()> {
+    copy::require_allowed(source, target)?;
+    let points: Vec<_> = points.iter().map(|(_, point)| point.clone()).collect();
+    copy::require_room(&points, source, target)
+}
+
 fn tell_session(session: &copy::SessionReport) -> CopyReport {
     let record = &session.record;
     let mut report = CopyReport {
