@@ -196,6 +196,9 @@ pub(super) fn mount(
     let tree = Arc::new(FileSystem::new(catalogs, served));
     tree.keep_sealing_idle();
     tree.keep_resuming();
+    if let Some(address) = host.config().metrics_listen {
+        tree.serve_metrics(address)?;
+    }
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     options.access = arguments.access;

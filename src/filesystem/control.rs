@@ -32,6 +32,19 @@ impl ControlFile {
 }
 
 impl FileSystem {
+    /// All counters, as Prometheus reads them.
+    pub fn metrics_text(&self) -> String {
+        let kept = self.kept_frames.as_ref().map(|kept| kept.facts());
+        let spool = self.open_points.spool().facts();
+        let stores = self.repositories.iter().map(|mounted| {
+            let store = mounted.catalog.repository().store();
+            (mounted.name.as_str(), store.traffic())
+        });
+        let stores: Vec<_> = stores.collect();
+        self.metrics
+            .text(&spool, &kept.unwrap_or_default(), &stores)
+    }
+
     /// What a control file says now.
     pub(super) fn control_text(&self, file: ControlFile) -> String {
         match file {
@@ -44,11 +57,7 @@ impl FileSystem {
                 }
                 self.problems.text()
             }
-            ControlFile::Metrics => {
-                let kept = self.kept_frames.as_ref().map(|kept| kept.facts());
-                let spool = self.open_points.spool().facts();
-                self.metrics.text(&spool, &kept.unwrap_or_default())
-            }
+            ControlFile::Metrics => self.metrics_text(),
         }
     }
 }

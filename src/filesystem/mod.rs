@@ -24,6 +24,7 @@ mod idle;
 mod inode;
 mod latest;
 mod metrics;
+mod metrics_page;
 mod mistakes;
 mod open;
 mod open_points;
