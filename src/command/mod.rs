@@ -17,6 +17,7 @@
 //! | [`undelete`], [`trash`] | it comes back; what can come back, and until when |
 //! | [`prune`] | what no restore point needs any more is deleted |
 //! | [`check`] | whether everything that restore points need is there and sound |
+//! | [`settings`] | what a repository carries with it, shown and changed |
 //! | [`stats`] | how much is stored, and how well |
 //! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
 //! | [`mount`], [`unmount`] | repositories as directories |
@@ -39,6 +40,7 @@ mod points;
 mod prune;
 mod restore;
 mod seal;
+mod settings;
 mod shared;
 mod stats;
 mod trash;
@@ -60,8 +62,9 @@ pub use points::{BackupLine, PointLine, PointsReport, points};
 pub use prune::{MAX_DEAD, PruneArguments, PruneReport, prune};
 pub use restore::{RestoreReport, restore};
 pub use seal::{SealReport, seal};
+pub use settings::{SettingLine, SettingsReport, settings};
 pub use shared::{Access, Shared, remount};
-pub use stats::{StatsLine, StatsReport, StoredBytes, stats};
+pub use stats::{InvalidLine, StatsLine, StatsReport, StoredBytes, stats};
 pub use trash::{TrashLine, TrashReport, UndeleteReport, trash, undelete};
 
 /// Names are bytes; reports are text.
