@@ -6,6 +6,7 @@ mod bad_input;
 mod broken_copies;
 mod calls;
 mod catalog;
+mod classes;
 mod cli;
 mod clones;
 mod conformance;
