@@ -33,6 +33,8 @@ pub enum Kind {
     ReadOnly,
     /// The request itself is wrong. Change it.
     Invalid,
+    /// Ruled out for good by what this is. Ask for something else.
+    Refused,
     /// Someone else uses it. Wait or stop them.
     Busy,
     /// A hard limit would be passed; nothing was done.

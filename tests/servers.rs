@@ -214,6 +214,28 @@ pub fn start_s3rver() -> Server {
     })
 }
 
+/// moto: an S3 server that knows every storage class, and accepts any secret.
+pub fn start_moto() -> Server {
+    let [port] = free_ports();
+    start("moto", port, |_| {
+        let mut command = Command::new(tool("venv/bin/moto_server"));
+        command
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .env("S3_IGNORE_SUBDOMAIN_BUCKETNAME", "true");
+        command
+    })
+}
+
+/// A bucket of the shared moto.
+pub fn moto_bucket(bucket: &str) -> (String, CloudOptions) {
+    static SERVER: LazyLock<Server> = LazyLock::new(start_moto);
+    make_bucket(&SERVER.endpoint, S3_KEY, S3_SECRET, bucket);
+    (
+        format!("s3://{bucket}"),
+        s3_options(&SERVER.endpoint, S3_KEY, S3_SECRET),
+    )
+}
+
 /// Azurite: Azure Blob.
 pub fn start_azurite() -> Server {
     let [port] = free_ports();
@@ -329,6 +351,21 @@ pub fn azurite_container(container: &str) -> (String, CloudOptions) {
         ..s3_options(&endpoint, AZURITE_ACCOUNT, AZURITE_KEY)
     };
     (format!("az://{container}"), options)
+}
+
+/// What a program in the tools' Python prints; it must succeed.
+pub fn python_says(program: &str, arguments: &[&str]) -> String {
+    let done = Command::new(tool("venv/bin/python"))
+        .args(["-c", program])
+        .args(arguments)
+        .output()
+        .expect("Python starts");
+    assert!(
+        done.status.success(),
+        "{program}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8(done.stdout).expect("text")
 }
 
 fn make_bucket(endpoint: &str, key: &str, secret: &str, bucket: &str) {

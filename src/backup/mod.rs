@@ -103,6 +103,8 @@ pub fn backup(
 ) -> Result<Report> {
     require_names(options)?;
     let repository = catalog.repository();
+    repository.require_readable_class()?;
+    repository.require_capacity()?;
     let time = catalog.now();
     let contents = catalog.refresh()?;
     let parent = contents

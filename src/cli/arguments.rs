@@ -177,6 +177,19 @@ needs is put on a list, and a later run deletes it, when the grace period is ove
 
 Exit code 1: something is damaged; the report names the files it costs.")]
     Check(Check),
+    /// Show and change the settings that a repository carries with it
+    #[command(after_help = "Examples:
+  keepfs config offsite                                  all of them
+  keepfs config offsite pack-size=\"64 MiB\" level=9
+  keepfs config offsite storage-class=STANDARD_IA        for data packs from now on
+  keepfs config offsite capacity=\"2 TiB\"                nothing new is begun above that
+  keepfs config offsite copy-target=false                takes no copies any more
+  keepfs config offsite capacity=                        no limit again
+
+All hosts follow, each command from its start on, a running mount with the next restore point that is begun in it. Changed
+are pack-size, level, storage-class, capacity, trash-days, copy-target, copy-source and seal-idle; what is marked fixed was
+chosen by `keepfs init`. How a host reaches the repository (URL, endpoint, keys) is in its own configuration.")]
+    Config(Config),
     /// Show how much is stored
     #[command(after_help = "Examples:
   keepfs stats primary
@@ -283,6 +296,9 @@ pub struct Init {
     /// Cut files as REPO does: what rsync and other tools write anew from there is recognised, and not stored twice
     #[arg(long, value_name = "REPO")]
     pub like: Option<String>,
+    /// Another setting, as `keepfs config` takes it; also retention-type, which never changes afterwards. May be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub more: Vec<String>,
     /// A name for the first key
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
@@ -463,6 +479,16 @@ pub struct Check {
     /// First list anew, from the packs alone, what no readable part of the index lists
     #[arg(long)]
     pub rebuild_index: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Config {
+    /// Which
+    #[arg(value_name = "REPO")]
+    pub repository: String,
+    /// What to change: all of it at once, or none; nothing is changed without it
+    #[arg(value_name = "KEY=VALUE")]
+    pub changes: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -42,6 +42,7 @@ pub fn code(kind: Kind) -> u8 {
         | Kind::Quota
         | Kind::Denied
         | Kind::ReadOnly
+        | Kind::Refused
         | Kind::Busy
         | Kind::TooBig
         | Kind::Interrupted

@@ -123,6 +123,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                     .like
                     .map(|like| host.config().repository(&like))
                     .transpose()?,
+                more: init.more,
                 label: init.label,
             };
             let place = host.config().repository(&init.repository)?;
@@ -200,6 +201,10 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 command::check(host, places, arguments, progress)
             })?;
             show::print(&report, json)
+        }
+        Verb::Config(config) => {
+            let place = host.config().repository(&config.repository)?;
+            show::print(&command::settings(host, &place, &config.changes)?, json)
         }
         Verb::Stats(stats) => {
             let places = named(host, &stats.repositories)?;

@@ -6,7 +6,7 @@ use crate::check::Rebuilt;
 use crate::command::{
     BackupReport, CheckReport, CopyReport, DiffReport, ForgetReport, InitReport, KeyReport,
     KeysReport, MoveReport, OpenReport, PointsReport, ProblemReport, PruneReport, RestoreReport,
-    SealReport, StatsReport, TrashReport, UndeleteReport, UnmarkReport,
+    SealReport, SettingsReport, StatsReport, TrashReport, UndeleteReport, UnmarkReport,
 };
 use crate::error::{Error, Result};
 use crate::store::Capabilities;
@@ -525,15 +525,26 @@ impl Show for KeysReport {
     }
 }
 
+impl Show for SettingsReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        for line in &self.settings {
+            let fixed = if line.fixed { "  (fixed)" } else { "" };
+            writeln!(out, "{:<14} {}{fixed}", line.name, Name(&line.value))?;
+        }
+        Ok(())
+    }
+}
+
 impl Show for StatsReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for line in &self.repositories {
             let stored = &line.stored;
             writeln!(
                 out,
-                "{} in {}",
+                "{} in {}: {}",
                 Name(&line.repository),
-                Name(&line.location)
+                Name(&line.location),
+                line.state
             )?;
             writeln!(
                 out,
@@ -572,6 +583,16 @@ impl Show for StatsReport {
                 writeln!(out, "  tried: {does}{what}")?;
             }
         }
+        for line in &self.invalid {
+            writeln!(out, "{} is {}", Name(&line.repository), Name(&line.state))?;
+        }
         Ok(())
+    }
+
+    fn code(&self) -> u8 {
+        match self.invalid.is_empty() {
+            true => exit::DONE,
+            false => exit::FAILED,
+        }
     }
 }

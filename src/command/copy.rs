@@ -88,7 +88,7 @@ pub(super) fn choose(host: &Host, sources: &[Place], target: &RepositoryPlace) -
         }
     }
     let target = host.catalog(target, false)?;
-    for (source, _) in &groups {
+    for (source, points) in &groups {
         if source.repository().id() == target.repository().id() {
             let message = format!(
                 "{} is source and target; a copy goes into another repository",
@@ -96,6 +96,7 @@ pub(super) fn choose(host: &Host, sources: &[Place], target: &RepositoryPlace) -
             );
             return Err(Error::new(Kind::Invalid, message));
         }
+        engine::admit(source.repository(), points, target.repository())?;
     }
     Ok(Chosen { groups, target })
 }

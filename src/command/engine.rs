@@ -92,6 +92,17 @@ pub(super) fn copy(
     Ok(tell_copy(&conducted.report))
 }
 
+/// Refuses a copy that these repositories rule out, or that has no room, before it begins.
+pub(super) fn admit(
+    source: &Arc<Repository>,
+    points: &[(Vec<u8>, Arc<Point>)],
+    target: &Arc<Repository>,
+) -> Result<()> {
+    copy::require_allowed(source, target)?;
+    let points: Vec<_> = points.iter().map(|(_, point)| point.clone()).collect();
+    copy::require_room(&points, source, target)
+}
+
 fn tell_copy(session: &copy::SessionReport) -> CopyReport {
     let record = &session.record;
     let mut report = CopyReport {
@@ -204,6 +215,9 @@ pub(super) fn mount(
     tree.keep_sealing_idle();
     tree.keep_resuming();
     tree.keep_telling_copies();
+    if let Some(address) = host.config().metrics_listen {
+        tree.serve_metrics(address)?;
+    }
     let mut options = fuse::MountOptions::default();
     options.allow_other |= arguments.allow_other;
     options.access = arguments.access;

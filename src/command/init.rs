@@ -20,6 +20,8 @@ pub struct InitArguments {
     pub trash_days: Option<u32>,
     /// Seconds without a change after which an open point is sealed as it is.
     pub seal_idle: Option<i64>,
+    /// Other settings, `key=value` each, as `config` takes them; the later one of two counts.
+    pub more: Vec<String>,
     /// The repository whose way of cutting files it takes over.
     pub like: Option<RepositoryPlace>,
     /// A name for the first key slot.
@@ -54,7 +56,7 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
     }
     let trash_days = arguments.trash_days.or(reach.trash_days);
     let seal_idle = arguments.seal_idle.or(reach.seal_idle);
-    let settings = Settings {
+    let mut settings = Settings {
         pack_bytes: arguments
             .pack_bytes
             .or(reach.pack_size)
@@ -74,6 +76,9 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
         .collect(),
         ..chosen
     };
+    for change in reach.settings().iter().chain(&arguments.more) {
+        super::settings::choose(&mut settings, change)?;
+    }
     let store = store::open(&reach.url, &reach.store_options(true)?)?;
     let key = host.keys().for_new_repository(&place.name, reach)?;
     let label = arguments.label.as_deref().unwrap_or("first");

@@ -19,6 +19,7 @@
 //! | [`undelete`], [`trash`] | it comes back; what can come back, and until when |
 //! | [`prune`] | what no restore point needs any more is deleted |
 //! | [`check`] | whether everything that restore points need is there and sound |
+//! | [`settings`] | what a repository carries with it, shown and changed |
 //! | [`stats`] | how much is stored, and how well |
 //! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
 //! | [`mount`], [`unmount`] | repositories as directories |
@@ -43,6 +44,7 @@ mod prune;
 mod restore;
 mod seal;
 mod session;
+mod settings;
 mod shared;
 mod stats;
 mod trash;
@@ -68,8 +70,9 @@ pub use session::{
     Listed, LogLine, SessionAction, SessionLine, SessionLog, SessionPlace, SessionReport,
     SessionsReport, act_on_session, session, session_log, sessions, wait_session,
 };
+pub use settings::{SettingLine, SettingsReport, settings};
 pub use shared::{Access, Shared, remount};
-pub use stats::{StatsLine, StatsReport, StoredBytes, stats};
+pub use stats::{InvalidLine, StatsLine, StatsReport, StoredBytes, stats};
 pub use trash::{TrashLine, TrashReport, UndeleteReport, trash, undelete};
 
 /// Names are bytes; reports are text.

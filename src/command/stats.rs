@@ -2,10 +2,11 @@
 
 use super::Host;
 use crate::config::RepositoryPlace;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::point::Catalog;
+use crate::repository::RepositoryState;
 use crate::store::names::{self, PackKind};
-use crate::store::{self, Capabilities};
+use crate::store::{self, Capabilities, Trouble};
 use serde::Serialize;
 
 /// Bytes in the store, by what they are.
@@ -57,15 +58,28 @@ pub struct StatsLine {
     pub mapped_bytes: u64,
     /// Bytes of files by bytes stored; none while nothing is stored.
     pub ratio: Option<f64>,
+    /// `ready`: what is not is no line here.
+    pub state: String,
     /// What the store has just proved able to do, where that was asked for.
     pub can: Option<Capabilities>,
 }
 
 /// Figures of several repositories.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StatsReport {
     /// One line each.
     pub repositories: Vec<StatsLine>,
+    /// Those that cannot be used just now.
+    pub invalid: Vec<InvalidLine>,
+}
+
+/// A repository that cannot be used just now.
+#[derive(Clone, Debug, Serialize)]
+pub struct InvalidLine {
+    /// The repository.
+    pub repository: String,
+    /// `invalid (reason): sentence`.
+    pub state: String,
 }
 
 /// Figures of these repositories; of all configured ones when none is named. `probe` tries out what each store can do:
@@ -77,10 +91,49 @@ pub fn stats(host: &Host, places: Vec<RepositoryPlace>, probe: bool) -> Result<S
         places
     };
     let alone = places.len() == 1;
-    let lines = places.iter().map(|place| line(host, place, alone, probe));
-    Ok(StatsReport {
-        repositories: lines.collect::<Result<_>>()?,
-    })
+    let mut report = StatsReport::default();
+    for place in &places {
+        let error = match line(host, place, alone, probe) {
+            Ok(line) => {
+                report.repositories.push(line);
+                continue;
+            }
+            Err(error) => error,
+        };
+        let trouble = trouble(place, &error);
+        // Of one repository the kind of the failure is the answer; beside others it is a line.
+        if alone {
+            let state = format!("{} is invalid ({})", place.name, trouble.name());
+            return Err(error.context(state));
+        }
+        let state = RepositoryState::Invalid {
+            trouble,
+            sentence: error.to_string(),
+        };
+        report.invalid.push(InvalidLine {
+            repository: place.name.clone(),
+            state: state.to_string(),
+        });
+    }
+    Ok(report)
+}
+
+/// What to mend so that a repository opens: its store is asked once more, which knows more of a failure than its kind.
+fn trouble(place: &RepositoryPlace, error: &Error) -> Trouble {
+    let options = place.reach.store_options(false);
+    let Ok(store) = options.and_then(|options| store::open(&place.reach.url, &options)) else {
+        return match error.kind() {
+            Kind::NoRepository => Trouble::DirectoryMissing,
+            _ => Trouble::Other,
+        };
+    };
+    match store.ask(&names::Name::Header.to_string()) {
+        Err(refused) => refused.trouble,
+        Ok(_) => match error.kind() {
+            Kind::WrongKey | Kind::NoKey => Trouble::KeyRefused,
+            _ => Trouble::Other,
+        },
+    }
 }
 
 fn line(host: &Host, place: &RepositoryPlace, alone: bool, probe: bool) -> Result<StatsLine> {
@@ -125,6 +178,7 @@ pub(super) fn figures(name: &str, catalog: &Catalog) -> Result<StatsLine> {
         segments: segments.len() as u64,
         mapped_bytes: segments.iter().map(|segment| segment.mapped_bytes()).sum(),
         ratio: (stored.data + stored.trees > 0).then(|| bytes as f64 / stored.total() as f64),
+        state: RepositoryState::Ready.to_string(),
         can: None,
     })
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{AskKeys, CloudOptions, Secret, StoreOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Config {
     /// Whether a mount shows owners by the numbers that are stored, even where this host knows their names.
     #[serde(default)]
     pub numeric_owners: bool,
+    /// Where a mount also shows `.keepfs/metrics` over HTTP: an address of this host's own, as `127.0.0.1:9090`.
+    pub metrics_listen: Option<SocketAddr>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -82,6 +85,15 @@ pub struct Reach {
     /// `init`: seconds without a change after which an open point is sealed as it is; none is without it.
     #[serde(default, deserialize_with = "super::duration::deserialize")]
     pub seal_idle: Option<i64>,
+    /// `init`: bytes from which on nothing new is begun; no limit without it.
+    #[serde(default, deserialize_with = "size::deserialize")]
+    pub capacity: Option<u64>,
+    /// `init`: whether copies may come into it; they may without it.
+    pub copy_target: Option<bool>,
+    /// `init`: whether copies may be made of what is in it; they may without it.
+    pub copy_source: Option<bool>,
+    /// `init`: `snapshot` (without it) or `item`.
+    pub retention_type: Option<String>,
     /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.
@@ -165,6 +177,13 @@ impl Config {
                 return Err(Error::new(Kind::Invalid, message));
             }
         }
+        if let Some(address) = config.metrics_listen.filter(|it| !it.ip().is_loopback()) {
+            let message = format!(
+                "{}: metrics-listen = \"{address}\" would show them to other hosts; use 127.0.0.1 or [::1], and a proxy with passwords before it",
+                path.display()
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);
         config.file = Some(path.to_owned());
@@ -230,6 +249,20 @@ impl Reach {
         if !self.url.contains(':') {
             self.url = directory.join(&self.url).to_string_lossy().into_owned();
         }
+    }
+
+    /// What `init` is to write into it besides what has an option of its own, as `key=value`.
+    pub fn settings(&self) -> Vec<String> {
+        let given = [
+            ("capacity", self.capacity.map(|bytes| bytes.to_string())),
+            ("copy-target", self.copy_target.map(|on| on.to_string())),
+            ("copy-source", self.copy_source.map(|on| on.to_string())),
+            ("retention-type", self.retention_type.clone()),
+        ];
+        let given = given.into_iter();
+        given
+            .filter_map(|(name, value)| Some(format!("{name}={}", value?)))
+            .collect()
     }
 
     /// What opening its store takes. Runs `credentials-command`.
@@ -321,6 +354,8 @@ mod tests {
             ("memory = \"1 MiB\"\n", "16 MiB or more"),
             ("spool = \"1 MiB\"\n", "64 MiB or more"),
             ("open-memory = \"1 MiB\"\n", "16 MiB or more"),
+            ("metrics-listen = \"0.0.0.0:9090\"\n", "other hosts"),
+            ("metrics-listen = \"[2001:db8::1]:1\"\n", "other hosts"),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);

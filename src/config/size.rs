@@ -4,14 +4,17 @@ use crate::error::{Error, Kind, Result};
 use serde::de::{Deserialize, Deserializer, Error as _};
 
 /// Units and what they multiply by. Only powers of 1024: a pack is memory and disk, not a price.
-const UNITS: [(&str, u64); 7] = [
+const UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("b", 1),
     ("kib", 1 << 10),
     ("mib", 1 << 20),
     ("gib", 1 << 30),
+    ("tib", 1 << 40),
     ("k", 1 << 10),
     ("m", 1 << 20),
+    ("g", 1 << 30),
+    ("t", 1 << 40),
 ];
 
 /// Bytes from `16 MiB`, `16M`, `1 GiB` or a plain number. [`Kind::Invalid`] for anything else.

@@ -3,6 +3,7 @@
 //! What the target has is not read. A frame that the target needs whole moves as it is: decrypted, encrypted under the
 //! target's key, never decompressed; a frame of which it needs a part is cut and grouped anew.
 
+mod admit;
 mod backlog;
 mod conduct;
 mod pages;
@@ -12,6 +13,7 @@ mod run;
 mod session;
 mod transfer;
 
+pub use admit::{require_allowed, require_both_ready, require_policy, require_room};
 pub use conduct::{
     Conducted, SessionReport, conduct_copy, copy_points, retry_session, retry_taken, skip_session,
     undo_session,

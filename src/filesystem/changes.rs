@@ -12,6 +12,7 @@ use super::repositories::MountedRepository;
 use super::xattrs::RESERVED;
 use super::{Answered, FileSystem};
 use crate::clock::Time;
+use crate::copy;
 use crate::error::{Error, Kind};
 use crate::id::ObjectId;
 use crate::point::{BackupRecord, LATEST};
@@ -472,7 +473,8 @@ impl FileSystem {
         let from = (&reader.point, &reader.file, offset);
         let path = source.node.path_in_point();
         let set = self.written(caller);
-        let copied = open.refer(node, begin, length, from, path, &set);
+        let copied = require_policy(&reader.point.repository, &open.repository)
+            .and_then(|()| open.refer(node, begin, length, from, path, &set));
         self.after(open, &target.node, copied)?;
         Ok(length as u32)
     }
@@ -809,6 +811,18 @@ impl FileSystem {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses references from a repository that this one takes no copies of. Not with EINVAL, to which `cp` answers by
+/// copying the bytes.
+fn require_policy(source: &MountedRepository, target: &MountedRepository) -> Answer<()> {
+    let [source, target] = [source, target].map(|mounted| mounted.catalog.repository());
+    if source.id() == target.id() {
+        return Ok(());
+    }
+    copy::require_policy(source, target).map_err(|refused| {
+        Failure::Engine(Error::new(Kind::Quota, refused.message()).caused_by(refused))
+    })
 }
 
 /// Owner and mode of a backup's directory are in its record; its time is that of its newest point, whatever is set.

@@ -167,6 +167,19 @@ fn told(error: Error) -> Failure {
 }
 
 impl FileSystem {
+    /// All counters, as Prometheus reads them.
+    pub fn metrics_text(&self) -> String {
+        let kept = self.kept_frames.as_ref().map(|kept| kept.facts());
+        let spool = self.open_points.spool().facts();
+        let stores = self.repositories.iter().map(|mounted| {
+            let store = mounted.catalog.repository().store();
+            (mounted.name.as_str(), store.traffic())
+        });
+        let stores: Vec<_> = stores.collect();
+        self.metrics
+            .text(&spool, &kept.unwrap_or_default(), &stores)
+    }
+
     /// Hands in what `.keepfs` has beside the mount's own files: once, before the tree is served.
     pub fn set_controls(&self, controls: Arc<dyn Controls>) {
         let set = self.controls.set(controls);
@@ -343,11 +356,7 @@ impl FileSystem {
                 }
                 self.problems.text()
             }
-            OwnFile::Metrics => {
-                let kept = self.kept_frames.as_ref().map(|kept| kept.facts());
-                let spool = self.open_points.spool().facts();
-                self.metrics.text(&spool, &kept.unwrap_or_default())
-            }
+            OwnFile::Metrics => self.metrics_text(),
         }
     }
 

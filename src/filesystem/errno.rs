@@ -97,6 +97,7 @@ fn of_kind(kind: Kind) -> i32 {
         Kind::Full => libc::ENOSPC,
         Kind::Quota => libc::EDQUOT,
         Kind::Denied => libc::EACCES,
+        Kind::Refused => libc::EPERM,
         Kind::ReadOnly => libc::EROFS,
         Kind::Invalid => libc::EINVAL,
         Kind::Busy => libc::EBUSY,

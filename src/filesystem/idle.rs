@@ -13,14 +13,6 @@ const LOOK: Duration = Duration::from_secs(20);
 impl FileSystem {
     /// Seals what is idle from now on, on a thread of its own, as long as there is this tree.
     pub fn keep_sealing_idle(self: &Arc<Self>) {
-        let mut repositories = self.repositories.iter();
-        let asks = repositories.any(|mounted| {
-            let settings = mounted.catalog.repository().settings();
-            settings.seal_idle_seconds().is_some()
-        });
-        if !asks {
-            return;
-        }
         let tree = Arc::downgrade(self);
         thread::spawn(move || {
             loop {

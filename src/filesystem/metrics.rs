@@ -2,6 +2,7 @@
 
 use super::open::SpoolFacts;
 use crate::repository::KeptFacts;
+use crate::store::Traffic;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,7 +20,12 @@ impl Metrics {
     }
 
     /// Prometheus text.
-    pub(super) fn text(&self, spool: &SpoolFacts, kept: &KeptFacts) -> String {
+    pub(super) fn text(
+        &self,
+        spool: &SpoolFacts,
+        kept: &KeptFacts,
+        stores: &[(&str, Traffic)],
+    ) -> String {
         let mut text = String::from(
             "# HELP keepfs_fuse_requests_total Requests of the kernel since the mount.\n\
              # TYPE keepfs_fuse_requests_total counter\n",
@@ -105,6 +111,58 @@ impl Metrics {
             )
             .expect("writing to a string never fails");
         }
+        requests_of_stores(&mut text, stores);
+        bytes_of_stores(&mut text, stores);
         text
     }
+}
+
+fn requests_of_stores(text: &mut String, stores: &[(&str, Traffic)]) {
+    text.push_str(
+        "# HELP keepfs_store_requests_total Requests to the store of a repository since the mount, repeated ones too, by the storage class they ask for.\n\
+         # TYPE keepfs_store_requests_total counter\n",
+    );
+    for (name, traffic) in stores {
+        let name = label(name);
+        for ((verb, class), count) in &traffic.requests {
+            let (verb, class) = (verb.name(), label(class));
+            writeln!(
+                text,
+                "keepfs_store_requests_total{{repository=\"{name}\",verb=\"{verb}\",class=\"{class}\"}} {count}"
+            )
+            .expect("writing to a string never fails");
+        }
+    }
+}
+
+fn bytes_of_stores(text: &mut String, stores: &[(&str, Traffic)]) {
+    type Figure = fn(&Traffic) -> u64;
+    let figures: [(&str, Figure); 2] = [
+        ("sent", |traffic| traffic.sent),
+        ("received", |traffic| traffic.received),
+    ];
+    for (way, figure) in figures {
+        let metric = format!("keepfs_store_{way}_bytes_total");
+        let help =
+            format!("Bytes of bodies that were {way}, by the repository's store, since the mount.");
+        writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} counter")
+            .expect("writing to a string never fails");
+        for (name, traffic) in stores {
+            writeln!(
+                text,
+                "{metric}{{repository=\"{}\"}} {}",
+                label(name),
+                figure(traffic)
+            )
+            .expect("writing to a string never fails");
+        }
+    }
+}
+
+/// A label's value as Prometheus reads it.
+fn label(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }

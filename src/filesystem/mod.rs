@@ -25,6 +25,7 @@ mod idle;
 mod inode;
 mod latest;
 mod metrics;
+mod metrics_page;
 mod mistakes;
 mod open;
 mod open_points;

@@ -92,7 +92,7 @@ impl MountedRepository {
         {
             return Ok(space);
         }
-        let space = self.catalog.repository().store().space()?;
+        let space = self.catalog.repository().space()?;
         *self.space.lock() = Some((Instant::now(), space));
         Ok(space)
     }

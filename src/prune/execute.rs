@@ -75,7 +75,11 @@ impl Pass<'_> {
         let limits = Limits {
             now,
             grace: self.options.grace_seconds,
-            max_dead: self.options.max_dead,
+            // What must be retrieved before it is read is not written anew to save room.
+            max_dead: match repository.require_readable_class() {
+                Ok(()) => self.options.max_dead,
+                Err(_) => 100,
+            },
         };
         let condemned = match condemned.stage {
             Stage::Listed(time) if now < time => {

@@ -18,7 +18,8 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 
 const MAGIC: &[u8; 8] = b"keepfs\x1a\n";
-const VERSION: u32 = 1;
+/// The format that this program writes.
+pub const FORMAT_VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 120;
 /// Flags this program understands. Format 1 has none yet.
 const KNOWN_FLAGS: u64 = 0;
@@ -51,7 +52,7 @@ impl Header {
     pub fn encode(&self, ring: &Ring) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(FORMAT_VERSION.to_le_bytes());
         bytes.extend((HEADER_BYTES as u32).to_le_bytes());
         bytes.extend(self.read_flags.to_le_bytes());
         bytes.extend(self.write_flags.to_le_bytes());
@@ -80,9 +81,9 @@ impl Header {
             )
         };
         let version = fields.u32().map_err(|_| damaged("it is cut short"))?;
-        if version > VERSION {
+        if version > FORMAT_VERSION {
             let message = format!(
-                "the repository has format {version}; this keepfs knows format {VERSION}; use a newer keepfs"
+                "the repository has format {version}; this keepfs knows format {FORMAT_VERSION}; use a newer keepfs"
             );
             return Err(Error::new(Kind::TooNew, message));
         }

@@ -8,13 +8,16 @@ mod crypto;
 pub mod format;
 mod frames;
 mod header;
+mod health;
 mod index;
 mod kept;
 mod keys;
 mod lease;
 mod pack;
+mod room;
 mod sealed;
 mod segment;
+mod settings;
 mod window;
 mod writer;
 
@@ -22,7 +25,8 @@ pub use codec::{decode, encode};
 pub use condemned::{Condemnation, Condemned, Stage};
 pub use crypto::{Ring, Secret};
 pub use frames::Frame;
-pub use header::Header;
+pub use header::{FORMAT_VERSION, Header};
+pub use health::{RepositoryState, require_ready, state};
 pub use index::Location;
 pub use kept::{KeptFacts, KeptFrames};
 pub use keys::{Credential, Slot, SlotFacts, SlotKind};
@@ -33,6 +37,9 @@ pub use pack::{
     decompress,
 };
 pub use segment::{ChunkEntry, PackEntry, Segment};
+pub use settings::{
+    CAPACITY, COPY_SOURCE, COPY_TARGET, RETENTION_TYPE, RetentionType, fixed_at_init,
+};
 pub use window::GROUP_BYTES;
 pub use writer::{Lane, PIECE_BYTES, Writer, Written};
 
@@ -230,7 +237,9 @@ impl Local {
 pub struct Repository {
     access: Access,
     header: Header,
-    settings: Settings,
+    settings: RwLock<Arc<Settings>>,
+    /// The number of the document that they came from.
+    settings_number: AtomicU64,
     index: Index,
     frames: FrameCache,
     local: Local,
@@ -255,6 +264,7 @@ impl Repository {
         clock: &Clock,
     ) -> Result<()> {
         settings.check()?;
+        settings.check_more()?;
         probe::probe(store.as_ref())?.require_all(&store.location())?;
         let taken = || {
             Error::new(
@@ -326,10 +336,8 @@ impl Repository {
         let ring = open_ring(&store, header.repository, credential)?;
         Header::confirm(&bytes, &ring)?;
         let access = Access { store, ring };
-        let settings = access.newest_settings()?;
-        if !settings.storage_class.is_empty() {
-            access.store.prefer_storage_class(&settings.storage_class);
-        }
+        let (number, settings) = access.newest_settings()?;
+        access.follow_class(&settings);
         let directory = local.cache.join(header.repository.to_string());
         make_private(&directory)?;
         let index = Index::new(directory.join("index"))?;
@@ -338,7 +346,8 @@ impl Repository {
             frames: FrameCache::new(local.frame_cache_bytes),
             access,
             header,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
+            settings_number: AtomicU64::new(number),
             index,
             local,
             progress: AtomicU64::new(0),
@@ -362,7 +371,8 @@ impl Repository {
             frames: FrameCache::new(self.local.frame_cache_bytes),
             access,
             header: self.header.clone(),
-            settings: self.settings.clone(),
+            settings: RwLock::new(self.settings()),
+            settings_number: AtomicU64::new(self.settings_number.load(Relaxed)),
             index,
             local: self.local.clone(),
             progress: AtomicU64::new(0),
@@ -402,11 +412,6 @@ impl Repository {
         &self.access.ring
     }
 
-    /// Its settings when it was opened.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Its header.
     pub fn header(&self) -> &Header {
         &self.header
@@ -437,6 +442,19 @@ impl Repository {
             self.location()
         );
         Err(Error::new(Kind::ReadOnly, message))
+    }
+
+    /// Fails with `Invalid` when its data packs lie in a storage class that must be retrieved before it is read: whoever
+    /// writes a point file by file may want to read what is there. Copies do not.
+    pub fn require_readable_class(&self) -> Result<()> {
+        let Some(class) = self.access.store.archive_class() else {
+            return Ok(());
+        };
+        let message = format!(
+            "{} keeps data in the storage class {class}, which must be retrieved before it can be read, so it takes copies only; back up into another repository and run `keepfs copy`",
+            self.location()
+        );
+        Err(Error::new(Kind::Invalid, message))
     }
 
     /// Where the chunk is. When the index does not know it, the index is looked at anew once.
@@ -704,7 +722,8 @@ impl Access {
         self.store.create(&name.to_string(), Bytes::from(bytes))
     }
 
-    fn newest_settings(&self) -> Result<Settings> {
+    /// Numbers of all settings there ever were, ascending.
+    fn settings_numbers(&self) -> Result<Vec<u64>> {
         let listed = self.store.list(names::CONFIG)?;
         let mut numbers: Vec<u64> = listed
             .iter()
@@ -714,6 +733,15 @@ impl Access {
             })
             .collect();
         numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn newest_number(&self) -> Result<Option<u64>> {
+        Ok(self.settings_numbers()?.last().copied())
+    }
+
+    fn newest_settings(&self) -> Result<(u64, Settings)> {
+        let mut numbers = self.settings_numbers()?;
         let mut first = None;
         while let Some(n) = numbers.pop() {
             let name = Name::Config(n);
@@ -723,7 +751,7 @@ impl Access {
                     settings
                         .check()
                         .map_err(|error| Error::new(Kind::Damaged, error.message()))?;
-                    return Ok(settings);
+                    return Ok((n, settings));
                 }
                 // Anybody who can write to the store can give an object the highest number.
                 Err(error) if is_unreadable(&error) => {

@@ -7,7 +7,7 @@
 //! `tmp/` also tells an unmounted disk from an empty one: it is made once, with the first object, and when it is gone
 //! afterwards so is the store. Nothing is ever written into the bare mount point.
 
-use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
+use super::{Object, Refused, Space, Store, Trouble, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::{Clock, Time};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
@@ -366,6 +366,17 @@ impl Store for DirectoryStore {
             return Err(refusal::too_large(name, &self.location()));
         }
         Ok(content.into())
+    }
+
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        self.get(name).map_err(|error| match error.kind() {
+            // Nothing else makes a directory unreachable than that it, or its disk, is gone.
+            Kind::Unreachable => Refused {
+                trouble: Trouble::DirectoryMissing,
+                error,
+            },
+            _ => Refused::by_kind(error),
+        })
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {

@@ -1,7 +1,7 @@
 //! A store that wraps another, writes down what is asked of it, and fails on demand. For tests: it is just another
 //! store, so nothing above knows.
 
-use super::{Object, SharedStore, Space, Store, Upload};
+use super::{Object, Refused, SharedStore, Space, Store, Traffic, Upload};
 use crate::error::{Error, Kind, Result};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -328,6 +328,18 @@ impl Store for FaultyStore {
 
     fn prefer_storage_class(&self, class: &str) {
         self.inner.prefer_storage_class(class);
+    }
+
+    fn archive_class(&self) -> Option<String> {
+        self.inner.archive_class()
+    }
+
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        self.inner.ask(name)
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.inner.traffic()
     }
 }
 

@@ -4,6 +4,7 @@
 //! relative, `/`-separated names that [`names`] builds.
 
 mod cloud;
+mod counted;
 mod directory;
 pub mod faults;
 mod memory;
@@ -11,13 +12,17 @@ pub mod names;
 mod open;
 pub mod probe;
 mod refusal;
+mod traffic;
 mod tried;
+mod trouble;
 
 pub use cloud::{AskKeys, CloudOptions, CloudStore, Keys, Secret};
 pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open};
 pub use probe::{Capabilities, Offers, probe};
+pub use traffic::{RequestVerb, Traffic};
+pub use trouble::{Refused, Trouble};
 
 use crate::clock::Time;
 use crate::error::Result;
@@ -60,6 +65,11 @@ pub trait Store: Send + Sync + Debug {
     /// Exactly these bytes. `NotFound` when the object is missing, `Damaged` when it is shorter.
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
 
+    /// As [`Self::get`], asked once and not again and again; a failure says what to mend.
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        self.get(name).map_err(Refused::by_kind)
+    }
+
     /// Size and time of one object. `NotFound` when it is missing.
     fn head(&self, name: &str) -> Result<Object>;
 
@@ -86,9 +96,19 @@ pub trait Store: Send + Sync + Debug {
         Ok(Offers::default())
     }
 
-    /// Data packs follow this storage class from now on, unless whoever opened the store asked for another. Ignored
-    /// where there are none.
+    /// Data packs follow this storage class from now on, unless whoever opened the store asked for another; an empty one
+    /// is the store's own. Ignored where there are none.
     fn prefer_storage_class(&self, _class: &str) {}
+
+    /// The storage class of data packs, where what is in it cannot be read before it was asked for and waited for.
+    fn archive_class(&self) -> Option<String> {
+        None
+    }
+
+    /// What it was asked for since it was opened; nothing where nobody counts.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
 }
 
 /// An object on its way into a store. Dropped without `finish`, it leaves nothing that a listing shows.

@@ -1,6 +1,7 @@
 //! From a URL to a store.
 
 use super::cloud::{CloudOptions, CloudStore, Provider};
+use super::counted::CountedStore;
 use super::tried::TriedStore;
 use super::{DirectoryStore, MemoryStore, SharedStore};
 use crate::error::{Error, Kind, Result};
@@ -67,7 +68,7 @@ fn directory(path: &str, url: &str, options: &StoreOptions) -> Result<SharedStor
     } else {
         DirectoryStore::open(&path)?
     };
-    Ok(Arc::new(store))
+    Ok(Arc::new(CountedStore::new(Arc::new(store))))
 }
 
 fn invalid(url: &str, why: &str) -> Error {

@@ -1,7 +1,7 @@
 //! A cloud store that is tried out before this process first writes to it: it may not be the one, or the version, that
 //! `init` has seen.
 
-use super::{Object, Offers, SharedStore, Space, Store, Upload, names, probe};
+use super::{Object, Offers, Refused, SharedStore, Space, Store, Traffic, Upload, names, probe};
 use crate::error::Result;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -81,5 +81,17 @@ impl Store for TriedStore {
 
     fn prefer_storage_class(&self, class: &str) {
         self.inner.prefer_storage_class(class);
+    }
+
+    fn archive_class(&self) -> Option<String> {
+        self.inner.archive_class()
+    }
+
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        self.inner.ask(name)
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.inner.traffic()
     }
 }

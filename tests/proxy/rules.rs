@@ -217,9 +217,10 @@ impl Rules {
     /// Returns when so many bytes may pass.
     pub(super) fn pace(&self, bytes: usize) {
         let rate = self.bytes_per_second.load(Ordering::SeqCst);
-        if rate > 0 {
+        let nanoseconds = (1_000_000_000 * bytes as u64).checked_div(rate);
+        if let Some(nanoseconds) = nanoseconds {
             let _one_at_a_time = self.link.lock().expect("nobody panics asleep");
-            std::thread::sleep(Duration::from_nanos(1_000_000_000 * bytes as u64 / rate));
+            std::thread::sleep(Duration::from_nanos(nanoseconds));
         }
     }
 }

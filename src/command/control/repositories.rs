@@ -6,14 +6,16 @@ use crate::command::stats::{StatsLine, figures};
 use crate::error::Result;
 use crate::filesystem::{ControlEntry, Controls};
 use crate::point::Catalog;
-use crate::repository::{SEAL_IDLE, Settings, TRASH_DAYS};
+use crate::repository::{SEAL_IDLE, Settings, TRASH_DAYS, state};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How old the last look at a repository may be that says whether it can be reached.
-const STATE_KEPT: Duration = Duration::from_secs(5);
+/// How old the last look at a repository may be for figures.
+const LOOK_KEPT: Duration = Duration::from_secs(5);
+/// For so many seconds a state is told again: it takes a request, and everybody may read it.
+const STATE_KEPT_SECONDS: i64 = 5;
 /// For so many seconds figures are told again: they take a listing of the whole store, which a cloud has paid for, and
 /// everybody may read them.
 const STATS_KEPT_SECONDS: i64 = 60;
@@ -26,6 +28,8 @@ pub(in crate::command) struct Repositories {
     clock: Clock,
     /// The figures that were told last, and when.
     told: Mutex<HashMap<String, (Time, Vec<u8>)>>,
+    /// The states that were.
+    states: Mutex<HashMap<String, (Time, Vec<u8>)>>,
 }
 
 impl Repositories {
@@ -35,6 +39,7 @@ impl Repositories {
             catalogs,
             clock,
             told: Mutex::default(),
+            states: Mutex::default(),
         }
     }
 
@@ -42,6 +47,21 @@ impl Repositories {
         let found = self.catalogs.iter().find(|(known, _)| known == name);
         let (_, catalog) = found.ok_or_else(|| missing(&["repositories", name]))?;
         Ok(catalog)
+    }
+
+    /// `ready`, or why it is not. Nobody else waits while the store is asked.
+    fn state(&self, name: &str, catalog: &Catalog) -> Vec<u8> {
+        let now = self.clock.now();
+        if let Some((at, told)) = self.states.lock().get(name)
+            && (0..STATE_KEPT_SECONDS).contains(&now.seconds.saturating_sub(at.seconds))
+        {
+            return told.clone();
+        }
+        let text = state(catalog.repository()).to_string();
+        let text = text.replace(char::is_control, " ") + "\n";
+        let told = (now, text.clone().into_bytes());
+        self.states.lock().insert(name.to_owned(), told);
+        text.into_bytes()
     }
 
     /// The figures, at most as old as they may be. Nobody else waits while they are made.
@@ -52,7 +72,7 @@ impl Repositories {
         {
             return Ok(told.clone());
         }
-        catalog.contents_within(STATE_KEPT)?;
+        catalog.contents_within(LOOK_KEPT)?;
         let text = stats_text(&figures(name, catalog)?).into_bytes();
         let told = (now, text.clone());
         self.told.lock().insert(name.to_owned(), told);
@@ -82,18 +102,10 @@ impl Controls for Repositories {
         let catalog = self.catalog(name)?;
         match *file {
             "config" => Ok(config_text(catalog).into_bytes()),
-            "state" => Ok(state_text(catalog).into_bytes()),
+            "state" => Ok(self.state(name, catalog)),
             "stats" => self.stats(name, catalog),
             _ => Err(missing(path)),
         }
-    }
-}
-
-/// `ready`, or why it cannot be reached.
-fn state_text(catalog: &Catalog) -> String {
-    match catalog.contents_within(STATE_KEPT) {
-        Ok(_) => "ready\n".to_owned(),
-        Err(error) => format!("{}\n", error.message().replace(char::is_control, " ")),
     }
 }
 
@@ -111,7 +123,7 @@ fn config_text(catalog: &Catalog) -> String {
         gid,
         mode,
         more,
-    } = settings;
+    } = &*settings;
     let trash_days = settings.trash_seconds() / SECONDS_OF_DAY;
     let mut text = line("id", repository.id())
         + &line("location", repository.location())
@@ -130,7 +142,7 @@ fn config_text(catalog: &Catalog) -> String {
     }
     for (key, value) in more {
         if ![TRASH_DAYS, SEAL_IDLE].contains(&key.as_str()) {
-            text += &line(key, value);
+            text += &line(key.as_str(), value);
         }
     }
     text

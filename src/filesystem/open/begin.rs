@@ -34,6 +34,10 @@ impl OpenPoint {
         facts: Facts,
     ) -> Result<Arc<Self>> {
         repository.catalog.repository().require_writable()?;
+        // Another process may have changed them since the mount.
+        repository.catalog.repository().reload_settings()?;
+        repository.catalog.repository().require_readable_class()?;
+        repository.catalog.repository().require_capacity()?;
         let id = ObjectId::random();
         let directory = state_directory.join(id.to_string());
         make_private(&directory.join("spool"))?;

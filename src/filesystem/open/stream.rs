@@ -422,7 +422,7 @@ impl Storing<'_> {
             return None;
         };
         let there = source.trees().ok()?.repository().settings();
-        if !there.cut_as(self.shared.repository.settings()) {
+        if !there.cut_as(&self.shared.repository.settings()) {
             return None;
         }
         // Where it cannot be read, cuts fall elsewhere for a while.

@@ -575,7 +575,7 @@ fn comes_again(open: &OpenPoint, inner: &Inner) -> bool {
     };
     let [there, here] =
         [&from.repository, &open.repository].map(|mounted| mounted.catalog.repository().settings());
-    !there.cut_as(here)
+    !there.cut_as(&here)
 }
 
 fn due_in(inner: &Inner, place: Cursor, due: Due, much: bool) -> Option<Found> {

@@ -39,8 +39,12 @@ struct Answer {
 
 impl Asking {
     /// Asks with these clients.
-    pub(super) fn new(s3: AmazonS3, options: &CloudOptions) -> object_store::Result<Self> {
-        let client = connect::plain(options)?;
+    pub(super) fn new(
+        s3: AmazonS3,
+        options: &CloudOptions,
+        shared: connect::Shared<'_>,
+    ) -> object_store::Result<Self> {
+        let client = connect::plain(options, shared)?;
         Ok(Self { s3, client })
     }
 

@@ -5,6 +5,7 @@ use super::options::CloudOptions;
 use super::pace::Paced;
 use super::renewal::Renewal;
 use crate::error::{Error, Kind, Result};
+use crate::store::traffic::StoreCounters;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpClient, HttpConnector};
@@ -32,19 +33,28 @@ pub(super) enum Repeats {
     No,
 }
 
+/// What all clients of one store share.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    /// Where keys come from, when there is somebody to ask for others.
+    pub(super) renewal: Option<&'a Arc<Renewal>>,
+    /// What goes over the wire.
+    pub(super) counters: &'a Arc<StoreCounters>,
+}
+
 /// A client of `bucket`. Sends nothing yet.
 pub(super) fn client(
     provider: Provider,
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
-    renewal: Option<&Arc<Renewal>>,
+    shared: Shared<'_>,
 ) -> Result<Arc<dyn ObjectStore>> {
     refuse_plain_http(options)?;
     let built = match provider {
-        Provider::S3 => s3(bucket, options, repeats, renewal),
-        Provider::Azure => azure(bucket, options, repeats),
-        Provider::Gcs => gcs(bucket, options, repeats),
+        Provider::S3 => s3(bucket, options, repeats, shared),
+        Provider::Azure => azure(bucket, options, repeats, shared),
+        Provider::Gcs => gcs(bucket, options, repeats, shared),
     };
     built.map_err(|_| unusable(bucket))
 }
@@ -90,26 +100,26 @@ fn http(options: &CloudOptions) -> ClientOptions {
 }
 
 /// Gives a large body the time that it takes.
-fn paced(options: &CloudOptions) -> Paced {
+fn paced(options: &CloudOptions, shared: Shared<'_>) -> Paced {
     Paced {
         request_timeout: options.request_timeout,
+        counters: shared.counters.clone(),
     }
 }
 
 /// A client of the same servers for requests that are made by hand.
-pub(super) fn plain(options: &CloudOptions) -> object_store::Result<HttpClient> {
-    paced(options).connect(&http(options))
+pub(super) fn plain(
+    options: &CloudOptions,
+    shared: Shared<'_>,
+) -> object_store::Result<HttpClient> {
+    paced(options, shared).connect(&http(options))
 }
 
 /// What asks an S3 server about this bucket. Sends nothing yet.
-pub(super) fn asking(
-    bucket: &str,
-    options: &CloudOptions,
-    renewal: Option<&Arc<Renewal>>,
-) -> Result<Asking> {
+pub(super) fn asking(bucket: &str, options: &CloudOptions, shared: Shared<'_>) -> Result<Asking> {
     refuse_plain_http(options)?;
-    let asking =
-        s3_client(bucket, options, Repeats::No, renewal).and_then(|s3| Asking::new(s3, options));
+    let asking = s3_client(bucket, options, Repeats::No, shared)
+        .and_then(|s3| Asking::new(s3, options, shared));
     asking.map_err(|_| unusable(bucket))
 }
 
@@ -117,21 +127,21 @@ fn s3(
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
-    renewal: Option<&Arc<Renewal>>,
+    shared: Shared<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(s3_client(bucket, options, repeats, renewal)?))
+    Ok(Arc::new(s3_client(bucket, options, repeats, shared)?))
 }
 
 fn s3_client(
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
-    renewal: Option<&Arc<Renewal>>,
+    shared: Shared<'_>,
 ) -> object_store::Result<AmazonS3> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(http(options))
-        .with_http_connector(paced(options))
+        .with_http_connector(paced(options, shared))
         .with_retry(retry(options, repeats))
         .with_checksum_algorithm(Checksum::SHA256)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -158,7 +168,7 @@ fn s3_client(
     if let Some(token) = &options.session_token {
         builder = builder.with_token(token.reveal());
     }
-    if let Some(renewal) = renewal {
+    if let Some(renewal) = shared.renewal {
         builder = builder.with_credentials(renewal.clone());
     }
     builder.build()
@@ -168,11 +178,12 @@ fn azure(
     container: &str,
     options: &CloudOptions,
     repeats: Repeats,
+    shared: Shared<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
         .with_client_options(http(options))
-        .with_http_connector(paced(options))
+        .with_http_connector(paced(options, shared))
         .with_retry(retry(options, repeats))
         .with_allow_http(options.allow_http);
     if let Some(endpoint) = &options.endpoint {
@@ -191,11 +202,12 @@ fn gcs(
     bucket: &str,
     options: &CloudOptions,
     repeats: Repeats,
+    shared: Shared<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(http(options))
-        .with_http_connector(paced(options))
+        .with_http_connector(paced(options, shared))
         .with_retry(retry(options, repeats));
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_base_url(endpoint);

@@ -4,7 +4,7 @@
 //! status and its error code do.
 
 use crate::error::{Error, Kind};
-use crate::store::refusal;
+use crate::store::{Trouble, refusal};
 use std::error::Error as StdError;
 
 /// Error codes are short words; anything longer is not one.
@@ -23,6 +23,8 @@ pub(super) struct Failure {
     /// The object ends before the range that was asked for.
     pub(super) beyond_end: bool,
     kind: Kind,
+    /// The endpoint did not prove who it is.
+    untrusted: bool,
     /// The lowest cause, when there was no answer.
     cause: String,
 }
@@ -40,6 +42,7 @@ impl Failure {
             beyond_end: status == Some(416) || text.contains(RANGE_BEYOND_END),
             status,
             code,
+            untrusted: chain(error).into_iter().any(is_about_certificate),
             cause: lowest_cause(error),
         }
     }
@@ -82,6 +85,17 @@ impl Failure {
         )
     }
 
+    /// What to mend.
+    pub(super) fn trouble(&self) -> Trouble {
+        match self.kind {
+            _ if self.untrusted => Trouble::Certificate,
+            _ if self.bucket_missing() => Trouble::BucketMissing,
+            _ if self.refuses_keys() => Trouble::CredentialsRefused,
+            Kind::Unreachable => Trouble::EndpointDown,
+            _ => Trouble::Other,
+        }
+    }
+
     /// The sentence: what was being done (`read`) to which object where.
     pub(super) fn sentence(&self, verb: &str, name: &str, location: &str) -> Error {
         let attempt = format!("cannot {verb} {name} in {location}");
@@ -102,6 +116,9 @@ impl Failure {
             ),
             Kind::Invalid => format!(
                 "{attempt}: the store refuses the request ({answer}); check endpoint, region and storage class"
+            ),
+            _ if self.untrusted => format!(
+                "{attempt}: the certificate of the endpoint is not trusted ({answer}); renew it, or add who signed it to this host's certificates"
             ),
             _ => format!(
                 "{attempt}: the store does not answer as it should ({answer}); try again later"
@@ -172,6 +189,16 @@ fn chain(error: &object_store::Error) -> Vec<&(dyn StdError + 'static)> {
         next = error.source();
     }
     errors
+}
+
+/// The TLS library's errors travel within those of the system, one or several deep.
+fn is_about_certificate(error: &(dyn StdError + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    let system = error.downcast_ref::<std::io::Error>();
+    let within = system.and_then(std::io::Error::get_ref);
+    within.is_some_and(|within| is_about_certificate(within))
 }
 
 fn chain_text(error: &object_store::Error) -> String {

@@ -5,6 +5,7 @@
 //! may have succeeded unheard: then a name that is taken *with our very content* is ours.
 
 mod asking;
+mod class;
 mod connect;
 mod failure;
 mod options;
@@ -13,27 +14,30 @@ mod profile;
 mod renewal;
 mod runtime;
 mod upload;
+mod wire;
 
 pub(super) use connect::Provider;
 pub use options::{AskKeys, CloudOptions, Keys, Secret};
 
 use super::probe::Offers;
-use super::{Object, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
+use super::traffic::{StoreCounters, Traffic};
+use super::{Object, Refused, Space, Store, Upload, WHOLE_BYTES_MAX, refusal};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use asking::Asking;
 use bytes::Bytes;
-use connect::Repeats;
+use connect::{Repeats, Shared};
 use failure::Failure;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectMeta, ObjectStore, ObjectStoreExt};
 use object_store::{PutMode, PutOptions, PutPayload};
 use pace::Sending;
+use parking_lot::RwLock;
 use renewal::Renewal;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Only these follow the storage class: trees, index, points and keys are read at every mount and stay hot.
@@ -52,10 +56,13 @@ pub struct CloudStore {
     renewal: Option<Arc<Renewal>>,
     /// Only for S3.
     asking: Option<Arc<Asking>>,
+    counters: Arc<StoreCounters>,
+    provider: Provider,
     prefix: String,
     location: String,
-    /// Of this host, or else of the repository.
-    storage_class: Arc<OnceLock<String>>,
+    /// The storage class that this host's configuration names, or else that of the repository.
+    class_of_host: Option<String>,
+    class: Arc<RwLock<Option<String>>>,
     retry_timeout: Duration,
     sending: Sending,
 }
@@ -84,10 +91,14 @@ impl CloudStore {
             _ => (options, None),
         };
         let renewal = renewal.map(|(first, ask)| Arc::new(Renewal::new(&first, ask)));
-        let client =
-            |repeats| connect::client(provider, bucket, options, repeats, renewal.as_ref());
+        let counters = Arc::default();
+        let shared = Shared {
+            renewal: renewal.as_ref(),
+            counters: &counters,
+        };
+        let client = |repeats| connect::client(provider, bucket, options, repeats, shared);
         let asking = match provider {
-            Provider::S3 => Some(connect::asking(bucket, options, renewal.as_ref())?),
+            Provider::S3 => Some(connect::asking(bucket, options, shared)?),
             Provider::Azure | Provider::Gcs => None,
         };
         Ok(Self {
@@ -95,18 +106,16 @@ impl CloudStore {
             client: client(Repeats::Yes)?,
             once: client(Repeats::No)?,
             renewal: renewal.clone(),
+            counters,
+            provider,
             prefix: if prefix.is_empty() {
                 String::new()
             } else {
                 format!("{}/", Path::from(prefix))
             },
             location,
-            storage_class: Arc::new(
-                options
-                    .storage_class
-                    .clone()
-                    .map_or_else(OnceLock::new, OnceLock::from),
-            ),
+            class_of_host: options.storage_class.clone(),
+            class: Arc::default(),
             retry_timeout: options.retry_timeout,
             sending: Sending::new(),
         })
@@ -139,14 +148,17 @@ impl CloudStore {
 
     fn attributes(&self, name: &str) -> Attributes {
         let mut attributes = Attributes::new();
-        if let Some(class) = self
-            .storage_class
-            .get()
-            .filter(|_| name.starts_with(DATA_PACKS))
-        {
-            attributes.insert(Attribute::StorageClass, class.clone().into());
+        if let Some(class) = self.data_class().filter(|_| name.starts_with(DATA_PACKS)) {
+            attributes.insert(Attribute::StorageClass, class.into());
         }
         attributes
+    }
+
+    /// The storage class of data packs; none for the bucket's own.
+    fn data_class(&self) -> Option<String> {
+        let of_host = self.class_of_host.clone();
+        let class = of_host.or_else(|| self.class.read().clone());
+        class.filter(|class| !class.is_empty())
     }
 
     fn object(&self, meta: &ObjectMeta) -> Option<Object> {
@@ -230,6 +242,18 @@ impl Store for CloudStore {
         runtime::wait(self.with_keys(get))
             .map_err(|error| self.failed("read", name, &error))?
             .ok_or_else(|| refusal::too_large(name, &self.location))
+    }
+
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        let path = self.path(name).map_err(Refused::by_kind)?;
+        let get = || async { self.once.get(&path).await?.bytes().await };
+        runtime::wait(self.with_keys(get)).map_err(|error| {
+            let failure = Failure::of(&error);
+            Refused {
+                trouble: failure.trouble(),
+                error: failure.sentence("read", name, &self.location),
+            }
+        })
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -318,7 +342,15 @@ impl Store for CloudStore {
     }
 
     fn prefer_storage_class(&self, class: &str) {
-        // Set already: by this host's configuration, or when the repository was opened before.
-        let _ = self.storage_class.set(class.to_owned());
+        *self.class.write() = Some(class.to_owned());
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.counters.traffic()
+    }
+
+    fn archive_class(&self) -> Option<String> {
+        self.data_class()
+            .filter(|class| class::needs_retrieval(self.provider, class))
     }
 }

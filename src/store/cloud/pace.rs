@@ -4,6 +4,8 @@
 //! it would all reach the limit together, start over together and never end. So the bytes on their way are bounded,
 //! which bounds the memory they take as well, and each body gets time for its length.
 
+use super::wire::Counted;
+use crate::store::traffic::StoreCounters;
 use futures::future::BoxFuture;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -57,6 +59,8 @@ fn time_for(request_timeout: Duration, bytes: usize) -> Duration {
 pub(super) struct Paced {
     /// How long an attempt without a body may pass without a byte of an answer.
     pub(super) request_timeout: Duration,
+    /// What goes over the wire is counted here.
+    pub(super) counters: Arc<StoreCounters>,
 }
 
 impl HttpConnector for Paced {
@@ -64,11 +68,12 @@ impl HttpConnector for Paced {
         let patient = options
             .clone()
             .with_read_timeout(time_for(self.request_timeout, SENDING_BYTES_MAX));
-        Ok(HttpClient::new(PacedClient {
+        let paced = HttpClient::new(PacedClient {
             quick: ReqwestConnector::default().connect(options)?,
             patient: ReqwestConnector::default().connect(&patient)?,
             request_timeout: self.request_timeout,
-        }))
+        });
+        Ok(HttpClient::new(Counted::new(paced, self.counters.clone())))
     }
 }
 

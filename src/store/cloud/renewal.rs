@@ -13,8 +13,8 @@ use tokio::sync::Mutex;
 
 /// Keys are asked for anew so long before they expire: no request outlives them.
 const AHEAD_SECONDS: i64 = 300;
-/// The program is asked at most this often, whatever the store says.
-const PAUSE: Duration = Duration::from_secs(60);
+/// The program is asked at most this often, whatever the store says: keys that somebody mends hold within seconds.
+const PAUSE: Duration = Duration::from_secs(5);
 /// The program may take so long to answer; requests wait for it.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
