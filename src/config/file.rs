@@ -1,9 +1,11 @@
 //! The configuration file.
 
 use super::directories::directory_in;
+use super::notify::Table;
 use super::program;
 use super::size;
 use crate::error::{Error, Kind, Result};
+use crate::notify::Settings;
 use crate::store::{AskKeys, CloudOptions, Secret, StoreOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -38,6 +40,12 @@ pub struct Config {
     /// Whether a mount shows owners by the numbers that are stored, even where this host knows their names.
     #[serde(default)]
     pub numeric_owners: bool,
+    /// `[notify]` as it is written.
+    #[serde(default, rename = "notify")]
+    told: Option<Table>,
+    /// Who is told of sessions that ended; nobody without it.
+    #[serde(skip)]
+    pub notify: Option<Settings>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -164,6 +172,11 @@ impl Config {
                 );
                 return Err(Error::new(Kind::Invalid, message));
             }
+        }
+        if let Some(table) = config.told.take() {
+            let settings = table.settings(directory);
+            let whose = format!("{}: [notify]", path.display());
+            config.notify = Some(settings.map_err(|error| error.context(whose))?);
         }
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);
@@ -321,6 +334,11 @@ mod tests {
             ("memory = \"1 MiB\"\n", "16 MiB or more"),
             ("spool = \"1 MiB\"\n", "64 MiB or more"),
             ("open-memory = \"1 MiB\"\n", "16 MiB or more"),
+            ("[notify]\nhots = \"mail\"\n", "hots"),
+            (
+                "[notify]\nway = \"command\"\ncommand = \"x\"\nsubject = \"{what}\"\n",
+                "/etc/keepfs.toml: [notify]: the subject \"{what}\" has the unknown placeholder {what}",
+            ),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);
