@@ -8,8 +8,9 @@
 //!
 //! ```text
 //! notify/queued/<session>-<ending>    to be sent; one file for each, created if absent
-//! notify/sent/<session>-<ending>      was sent: the same session is never queued again
-//! notify/failed/<session>-<ending>    nobody will ever take it; the file says why
+//! notify/queued/summary-<date>        what a summary tells; it takes the place of the sessions' own
+//! notify/sent/…                       was sent: the same session is never queued again
+//! notify/failed/…                     nobody will ever take it; the file says why
 //! notify/lock                         held while somebody sends
 //! ```
 //!

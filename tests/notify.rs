@@ -40,6 +40,7 @@ fn ended(ending: Ending) -> Ended {
     Ended {
         session: ObjectId::random(),
         ending,
+        round: 0,
         job: Some("nightly".to_owned()),
         backups: vec!["web01".to_owned(), "db".to_owned()],
         source: "primary".to_owned(),
@@ -355,6 +356,9 @@ fn a_server_that_is_down_is_waited_for_and_nobody_else_waits() {
     desk.notifier.ended(&event);
     assert_eq!(desk.deliver(), Pass::default(), "it was told");
     sink.await_mails(1);
+    // A person said retry, and it ended so again.
+    desk.send(&Ended { round: 1, ..event });
+    sink.await_mails(2);
 }
 
 #[test]

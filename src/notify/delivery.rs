@@ -60,7 +60,7 @@ impl Answer {
 
 /// The way out of this host, for the messages of one pass.
 pub(super) enum Road<'a> {
-    Smtp(Line<'a>),
+    Smtp(Box<Line<'a>>),
     Sendmail(&'a Path),
     Command(&'a str, Duration),
 }
@@ -68,7 +68,7 @@ pub(super) enum Road<'a> {
 impl<'a> Road<'a> {
     pub(super) fn new(settings: &'a Settings, host: &'a str) -> Self {
         match &settings.way {
-            Way::Smtp(smtp) => Self::Smtp(Line::new(smtp, host)),
+            Way::Smtp(smtp) => Self::Smtp(Box::new(Line::new(smtp, host))),
             Way::Sendmail(path) => Self::Sendmail(path),
             Way::Command { command, timeout } => Self::Command(command, *timeout),
         }
@@ -199,7 +199,7 @@ impl Delivery<'_> {
             letter => letter?,
         };
         if self.spool.is_done(key) {
-            return self.spool.drop(key);
+            return self.spool.remove(key);
         }
         let summaries = matches!(self.settings.mode, Mode::Daily { .. });
         if summaries && letter.is_untouched() && !key.starts_with("summary-") {

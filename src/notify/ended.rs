@@ -80,6 +80,9 @@ pub struct Ended {
     pub session: ObjectId,
     /// How it ended.
     pub ending: Ending,
+    /// 0. A higher number tells the same session and ending once more: it was retried and parks again, or a reminder.
+    #[serde(default)]
+    pub round: u32,
     /// The job that it was a run of.
     pub job: Option<String>,
     /// Names of the backups that it was about.
@@ -107,9 +110,12 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// One message for a session and a way of ending: the name of its file.
+    /// One message for a session, a way of ending and a round: the name of its file.
     pub(super) fn key(&self) -> String {
-        format!("{}-{}", self.session, self.ending)
+        match self.round {
+            0 => format!("{}-{}", self.session, self.ending),
+            round => format!("{}-{}-{round}", self.session, self.ending),
+        }
     }
 }
 

@@ -46,7 +46,9 @@ pub(super) struct Spool {
 
 /// Only its holder sends; the kernel gives it back when the holder dies.
 #[derive(Debug)]
-pub(super) struct Sending(#[allow(dead_code)] File);
+pub(super) struct Sending {
+    _lock: File,
+}
 
 impl Spool {
     /// The spool below a state directory; made when missing, for this user alone.
@@ -84,7 +86,7 @@ impl Spool {
                 return Err(cannot(error));
             }
         }
-        Ok(Sending(file))
+        Ok(Sending { _lock: file })
     }
 
     /// Whether the message of this name was sent, or will never be.
@@ -149,7 +151,7 @@ impl Spool {
     }
 
     /// Forgets a queued message that was found to be done.
-    pub(super) fn drop(&self, key: &str) -> Result<()> {
+    pub(super) fn remove(&self, key: &str) -> Result<()> {
         let place = self.place(Tray::Queued, key);
         std::fs::remove_file(&place).map_err(|error| cannot_write(&place, error))
     }

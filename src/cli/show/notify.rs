@@ -75,7 +75,8 @@ impl Show for NotifySendReport {
     }
 
     fn code(&self) -> u8 {
-        match self.messages.is_empty() {
+        // What gathers for a summary was not tried.
+        match self.messages.iter().all(|message| message.error.is_empty()) {
             true => exit::DONE,
             false => exit::WARNINGS,
         }
