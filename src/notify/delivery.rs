@@ -115,9 +115,10 @@ impl<'a> Road<'a> {
 }
 
 fn of_program(ran: Result<Ran>, name: &str, way: &str, refusals: &[i32]) -> Answer {
+    // Recipients are the program's own business.
     let said = |sentence| {
         vec![Said {
-            to: name.to_owned(),
+            to: String::new(),
             sentence,
         }]
     };
@@ -241,16 +242,16 @@ impl Delivery<'_> {
             pass.sent += 1;
             return self.spool.finish(key, Tray::Sent);
         }
-        let some_are_done = answer.accepted.is_some() || !answer.refused.is_empty();
+        if answer.accepted.is_some() || !answer.refused.is_empty() {
+            // The others are done with, one way or the other.
+            letter.left = Some(answer.later.iter().map(|said| said.to.clone()).collect());
+        }
         letter.refused.extend(answer.refused);
-        let Some(later) = answer.later.first() else {
+        let Some(later) = answer.later.into_iter().next() else {
             letter.error = letter.refused.last().map(|said| said.sentence.clone());
             return self.fail(key, &mut letter, pass);
         };
-        let sentence = later.sentence.clone();
-        if some_are_done {
-            letter.left = Some(answer.later.into_iter().map(|said| said.to).collect());
-        }
+        let sentence = later.sentence;
         self.postpone(key, letter, sentence, pass)
     }
 

@@ -58,7 +58,7 @@ pub(super) enum State {
 /// What was answered for a recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Said {
-    /// The recipient's address.
+    /// The recipient's address; empty when a program was to know.
     pub to: String,
     /// One sentence.
     pub sentence: String,

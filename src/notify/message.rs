@@ -8,8 +8,8 @@ use crate::error::{Error, Kind, Result};
 use indicatif::HumanBytes;
 use jiff::tz::TimeZone;
 use lettre::address::Envelope;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Attachment, Mailbox, MessageBuilder, MultiPart, SinglePart};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment, Body, Mailbox, MessageBuilder, MultiPart, SinglePart};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -91,7 +91,11 @@ impl Desk<'_> {
             None => builder.singlepart(text),
             Some(objects) => {
                 let csv = ContentType::parse("text/csv; charset=utf-8").expect("is a type");
-                let attached = Attachment::new("objects.csv".to_owned()).body(objects, csv);
+                // Names may hold line ends of any kind, which only this encoding leaves as they are.
+                let base64 = ContentTransferEncoding::Base64;
+                let table = Body::new_with_encoding(objects.into_bytes(), base64)
+                    .expect("everything can be encoded so");
+                let attached = Attachment::new("objects.csv".to_owned()).body(table, csv);
                 // The same bytes at each attempt, and nothing that whoever names files can know.
                 let boundary = format!("=_{}_=", id.trim_matches(['<', '>']).replace('@', "."));
                 let parts = MultiPart::mixed().boundary(boundary);

@@ -132,7 +132,7 @@ impl Notifier {
         };
         let refused = letter.refused.into_iter().map(|said| said.to);
         let left = letter.left.into_iter().flatten().chain(refused);
-        let left: Vec<_> = left.collect();
+        let left: Vec<_> = left.filter(|address| !address.is_empty()).collect();
         let fresh = Letter {
             left: (!left.is_empty()).then_some(left),
             ..Letter::new(letter.about, self.clock.now())

@@ -109,8 +109,12 @@ impl<'a> Line<'a> {
             let text = std::fs::read(path).map_err(|error| {
                 format!("cannot read the ca-file {shown}: {error}; correct ca-file")
             })?;
-            let certificate = Certificate::from_pem(&text)
-                .map_err(|_| format!("the ca-file {shown} holds no certificates in PEM form"))?;
+            let none = || format!("the ca-file {shown} holds no certificates in PEM form");
+            let certificate = Certificate::from_pem(&text).map_err(|_| none())?;
+            // The library takes a file without any.
+            if !String::from_utf8_lossy(&text).contains("BEGIN CERTIFICATE") {
+                return Err(none());
+            }
             builder = builder.add_root_certificate(certificate);
         }
         let built = builder.build();
