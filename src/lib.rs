@@ -23,6 +23,7 @@
 //! | [`restore`] | a restore point out to plain files |
 //! | [`check`] | every invariant of the format, and the files that damage costs |
 //! | [`prune`] | what no point needs any more goes |
+//! | [`notify`] | people are told of sessions that ended: spool, mail, commands |
 //! | [`config`] | which repositories there are and how to reach them: TOML, URLs, passwords |
 //! | [`filesystem`] | the mounted tree without FUSE types: inodes, reading, open points, errno |
 //! | [`fuse`] | the only file that names fuser |
@@ -44,6 +45,7 @@ pub mod error;
 pub mod filesystem;
 pub mod fuse;
 pub mod id;
+pub mod notify;
 pub mod point;
 pub mod progress;
 pub mod prune;

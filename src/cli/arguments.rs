@@ -205,6 +205,31 @@ chosen by `keepfs init`. How a host reaches the repository (URL, endpoint, keys)
 
 A key file is at least 32 random bytes: head -c 64 /dev/urandom > FILE")]
     Key(Key),
+    /// Tell people how copies ended: try it, and see what was not sent
+    #[command(after_help = "Examples:
+  keepfs notify test                                     sends a message now
+  keepfs notify list                                     what waits, and what nobody takes
+  keepfs notify send                                     all of it now
+
+One message for each copy that ended, as the configuration says:
+
+  [notify]
+  host = \"mail.example.org\"              port = 587, tls = \"starttls\" (or \"implicit\", or \"none\")
+  user = \"keepfs\"                        sent over TLS only
+  password-file = \"/etc/keepfs/mail.pass\"  or password-command, or the systemd credential keepfs.notify
+  from = \"keepfs@example.org\"
+  to = [\"admin@example.org\"]
+  on = [\"success\", \"warning\", \"failed\", \"needs-action\"]    all but success without it
+  subject = \"{result}: {backup} {job} {objects} {issues} {time} {host} {target}\"
+  mode = \"each\"                          or \"summary daily 08:00\"; timezone = \"Europe/Berlin\"
+  ca-file = \"/etc/keepfs/ca.pem\"         for a server with a certificate of your own
+
+Other ways: way = \"sendmail\" pipes the message into /usr/sbin/sendmail -t -i (sendmail = \"/other/path\"); way = \"command\" and
+command = \"…\" runs a shell command for at most timeout = \"60s\", with the message on its standard input and KEEPFS_RESULT,
+KEEPFS_BACKUP, KEEPFS_TARGET and others in its environment.
+
+Messages wait in the state directory until they are sent: no copy waits for them or fails by them.")]
+    Notify(Notify),
     /// Mount repositories as directories
     #[command(after_help = "Examples:
   keepfs mount /mnt/keep                                 all configured repositories
@@ -548,6 +573,32 @@ pub enum KeyVerb {
         #[arg(value_name = "ID")]
         id: String,
     },
+}
+
+#[derive(Args, Debug)]
+pub struct Notify {
+    #[command(subcommand)]
+    pub verb: NotifyVerb,
+}
+
+/// What to do with messages.
+#[derive(Subcommand, Debug)]
+pub enum NotifyVerb {
+    /// Send a test message now, and say what happened
+    #[command(after_help = "Example:
+  keepfs notify test                                     exit code 1 when it was not taken, with what to do")]
+    Test,
+    /// List the messages that were not sent
+    #[command(after_help = "Examples:
+  keepfs notify list
+  keepfs notify list --json | jq -r '.messages[].error'
+
+Exit code 3 when there are messages that nobody takes: they stay, with what the server said.")]
+    List,
+    /// Send all that waits now, and again what failed
+    #[command(after_help = "Example:
+  keepfs notify send")]
+    Send,
 }
 
 #[derive(Args, Debug)]

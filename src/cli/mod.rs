@@ -21,7 +21,7 @@ use crate::command::{
 };
 use crate::config::{Config, Given, Keys, Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
-use arguments::{Arguments, Global, KeyVerb, Verb};
+use arguments::{Arguments, Global, KeyVerb, NotifyVerb, Verb};
 use clap::{CommandFactory, Parser};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -211,6 +211,11 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
             show::print(&command::stats(host, places, stats.probe)?, json)
         }
         Verb::Key(key) => keys(host, key.verb, json),
+        Verb::Notify(notify) => match notify.verb {
+            NotifyVerb::Test => show::print(&command::test_notify(host)?, json),
+            NotifyVerb::List => show::print(&command::list_notify(host)?, json),
+            NotifyVerb::Send => show::print(&command::send_notify(host)?, json),
+        },
         Verb::Mount(mount) => mounted(global, host, mount),
         Verb::Seal(_)
         | Verb::Umount(_)

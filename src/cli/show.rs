@@ -1,5 +1,7 @@
 //! Reports as a person reads them, or as JSON.
 
+mod notify;
+
 use super::escape::Name;
 use super::exit;
 use crate::check::Rebuilt;

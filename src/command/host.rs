@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::config::{Config, Directories, Keys, Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
+use crate::notify::Notifier;
 use crate::point::{Catalog, Contents, Entry, LATEST, Point, Trees};
 use crate::repository::{Credential, Local, Repository};
 use crate::store;
@@ -81,6 +82,15 @@ impl Host {
     /// Where time comes from.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Whoever tells people of sessions that ended; none when nobody is to be told.
+    pub fn notifier(&self) -> Result<Option<Arc<Notifier>>> {
+        let settings = self.config.notify.clone();
+        let opened = settings.map(|settings| {
+            Notifier::open(settings, &self.directories.state, self.clock.clone()).map(Arc::new)
+        });
+        opened.transpose()
     }
 
     /// Opens a repository. `alone` when the command names no other one.

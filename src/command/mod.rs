@@ -22,6 +22,7 @@
 //! | [`settings`] | what a repository carries with it, shown and changed |
 //! | [`stats`] | how much is stored, and how well |
 //! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
+//! | [`test_notify`], [`list_notify`], [`send_notify`] | whether messages arrive, which have not, and all of them now |
 //! | [`mount`], [`unmount`] | repositories as directories |
 //! | [`Shared`], [`remount`] | one mount of a configuration, and binds of it |
 
@@ -38,6 +39,7 @@ mod key;
 mod marks;
 mod mount;
 mod move_points;
+mod notify;
 mod open_points;
 mod points;
 mod prune;
@@ -61,6 +63,10 @@ pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
 pub use marks::{MarkLine, UnmarkReport, Unmarking, plan_unmark};
 pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};
 pub use move_points::{MoveReport, move_points};
+pub use notify::{
+    MessageLine, NotifyReport, NotifySendReport, NotifyTestReport, list_notify, send_notify,
+    test_notify,
+};
 pub use open_points::{OpenLine, OpenReport, open_points};
 pub use points::{BackupLine, PointLine, PointsReport, points};
 pub use prune::{MAX_DEAD, PruneArguments, PruneReport, prune};

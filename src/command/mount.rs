@@ -3,6 +3,7 @@
 use super::{Access, Host, engine};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
+use crate::notify::Delivering;
 use crate::repository::Credential;
 use crate::store;
 use std::ffi::{CString, OsString};
@@ -91,7 +92,17 @@ pub fn mount(host: &Host, plan: MountPlan, ready: &mut dyn FnMut() -> Result<()>
             .map_err(|error| error.context(name))?;
         open.push((name.clone(), repository));
     }
+    let _delivering = keep_delivering(host);
     engine::mount(open, host, &plan.arguments, ready)
+}
+
+/// Sends what is queued for as long as the mount lasts. No mount fails by it.
+fn keep_delivering(host: &Host) -> Option<Delivering> {
+    let notifier = host.notifier().transpose()?;
+    let delivering = notifier.and_then(|notifier| notifier.keep_delivering());
+    delivering
+        .inspect_err(|error| tracing::error!("nobody is told of anything: {error}"))
+        .ok()
 }
 
 /// Unmounts `directory`. Fails with `Busy` while somebody uses it, unless `lazy`: then it goes when they are done.

@@ -1,9 +1,11 @@
 //! The configuration file.
 
 use super::directories::directory_in;
+use super::notify::Table;
 use super::program;
 use super::size;
 use crate::error::{Error, Kind, Result};
+use crate::notify::Settings;
 use crate::store::{AskKeys, CloudOptions, Secret, StoreOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -41,6 +43,12 @@ pub struct Config {
     pub numeric_owners: bool,
     /// Where a mount also shows `.keepfs/metrics` over HTTP: an address of this host's own, as `127.0.0.1:9090`.
     pub metrics_listen: Option<SocketAddr>,
+    /// `[notify]` as it is written.
+    #[serde(default, rename = "notify")]
+    told: Option<Table>,
+    /// Who is told of sessions that ended; nobody without it.
+    #[serde(skip)]
+    pub notify: Option<Settings>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -183,6 +191,11 @@ impl Config {
                 path.display()
             );
             return Err(Error::new(Kind::Invalid, message));
+        }
+        if let Some(table) = config.told.take() {
+            let settings = table.settings(directory);
+            let whose = format!("{}: [notify]", path.display());
+            config.notify = Some(settings.map_err(|error| error.context(whose))?);
         }
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);
@@ -356,6 +369,11 @@ mod tests {
             ("open-memory = \"1 MiB\"\n", "16 MiB or more"),
             ("metrics-listen = \"0.0.0.0:9090\"\n", "other hosts"),
             ("metrics-listen = \"[2001:db8::1]:1\"\n", "other hosts"),
+            ("[notify]\nhots = \"mail\"\n", "hots"),
+            (
+                "[notify]\nway = \"command\"\ncommand = \"x\"\nsubject = \"{what}\"\n",
+                "/etc/keepfs.toml: [notify]: the subject \"{what}\" has the unknown placeholder {what}",
+            ),
         ] {
             let refused = parse(text).expect_err(text);
             assert_eq!(refused.kind(), Kind::Invalid);

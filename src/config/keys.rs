@@ -192,12 +192,12 @@ fn key_in(path: &Path) -> Result<Credential> {
         .map_err(|error| error.context(path.display()))
 }
 
-fn without_line_end(content: &[u8]) -> &[u8] {
+pub(super) fn without_line_end(content: &[u8]) -> &[u8] {
     let content = content.strip_suffix(b"\n").unwrap_or(content);
     content.strip_suffix(b"\r").unwrap_or(content)
 }
 
-fn secret_in(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>> {
+pub(super) fn secret_in(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error| {
         Error::io(
             format_args!("cannot read the {what} {}", path.display()),

@@ -13,6 +13,13 @@
 //! key-file = "/etc/keepfs/offsite.key"
 //! pack-size = "256 MiB"
 //! storage-class = "STANDARD_IA"
+//!
+//! [notify]
+//! host = "mail.example.org"
+//! user = "keepfs"
+//! password-file = "/etc/keepfs/mail.pass"
+//! from = "keepfs@example.org"
+//! to = ["admin@example.org"]
 //! ```
 //! The file is the first of `--config`, `$KEEPFS_CONFIG`, `~/.config/keepfs.toml` and `/etc/keepfs.toml`. It says how to
 //! reach a repository; what a repository is (pack size, level, class) is written into it by `init`.
@@ -21,6 +28,7 @@ mod directories;
 mod duration;
 mod file;
 mod keys;
+mod notify;
 mod place;
 mod program;
 mod size;
