@@ -9,6 +9,7 @@ mod background;
 mod demo;
 mod escape;
 pub mod exit;
+mod jobs;
 mod mount_helper;
 mod ready;
 mod show;
@@ -204,6 +205,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
             show::print(&command::stats(host, places, stats.probe)?, json)
         }
         Verb::Key(key) => keys(host, key.verb, json),
+        Verb::Job(job) => jobs::run(global, host, job.verb),
         Verb::Mount(mount) => mounted(global, host, mount),
         Verb::Seal(_)
         | Verb::Umount(_)

@@ -10,6 +10,7 @@ mod memory;
 pub mod names;
 mod open;
 pub mod probe;
+mod rate;
 mod refusal;
 mod tried;
 
@@ -18,6 +19,7 @@ pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open};
 pub use probe::{Capabilities, Offers, probe};
+pub use rate::{Bucket, Rate, RatedStore};
 
 use crate::clock::Time;
 use crate::error::Result;
