@@ -17,7 +17,11 @@ pub fn zone(name: &str) -> TimeZone {
 
 pub fn seconds(text: &str, zone: &TimeZone) -> i64 {
     let civil: DateTime = text.parse().unwrap();
-    civil.to_zoned(zone.clone()).unwrap().timestamp().as_second()
+    civil
+        .to_zoned(zone.clone())
+        .unwrap()
+        .timestamp()
+        .as_second()
 }
 
 /// The minutes at which a slot begins: the clock is watched from minute to minute. What it leaves out comes at once, what
@@ -80,14 +84,34 @@ pub const FORMS: [Form; 12] = [
     ("every 1h", |c| c.minute() == 0, true),
     ("every 2h", |c| c.hour() % 2 == 0 && c.minute() == 0, false),
     ("every 5h", |c| c.hour() % 5 == 0 && c.minute() == 0, false),
-    ("every 12h", |c| c.hour() % 12 == 0 && c.minute() == 0, false),
+    (
+        "every 12h",
+        |c| c.hour() % 12 == 0 && c.minute() == 0,
+        false,
+    ),
     ("daily 02:30", |c| at(c, 2, 30), false),
-    ("daily 02:00 Mon..Fri,Sun", |c| at(c, 2, 0) && weekday(c) != 6, false),
+    (
+        "daily 02:00 Mon..Fri,Sun",
+        |c| at(c, 2, 0) && weekday(c) != 6,
+        false,
+    ),
     ("hourly", |c| c.minute() == 0, false),
     ("*:0/15", |c| c.minute() % 15 == 0, false),
-    ("Sun *-*-* 02:15", |c| at(c, 2, 15) && weekday(c) == 7, false),
-    ("*-*-1..7,25 01..03:30", |c| c.minute() == 30 && (1..4).contains(&c.hour()) && (c.day() < 8 || c.day() == 25), false),
-    ("*-*~1 22:00", |c| at(c, 22, 0) && c.tomorrow().unwrap().day() == 1, false),
+    (
+        "Sun *-*-* 02:15",
+        |c| at(c, 2, 15) && weekday(c) == 7,
+        false,
+    ),
+    (
+        "*-*-1..7,25 01..03:30",
+        |c| c.minute() == 30 && (1..4).contains(&c.hour()) && (c.day() < 8 || c.day() == 25),
+        false,
+    ),
+    (
+        "*-*~1 22:00",
+        |c| at(c, 22, 0) && c.tomorrow().unwrap().day() == 1,
+        false,
+    ),
 ];
 
 #[test]
@@ -100,7 +124,11 @@ fn thirty_days_of_each_form_are_those_of_the_oracle_across_all_changes_of_two_ye
             let minutes = 30 * 24 * 60;
             let expected = oracle(&slot, again, &berlin, from, minutes);
             assert!(!expected.is_empty());
-            assert_eq!(runs(&schedule, &berlin, from, minutes), expected, "{text} from {begin}");
+            assert_eq!(
+                runs(&schedule, &berlin, from, minutes),
+                expected,
+                "{text} from {begin}"
+            );
         }
     }
 }
@@ -108,14 +136,24 @@ fn thirty_days_of_each_form_are_those_of_the_oracle_across_all_changes_of_two_ye
 #[test]
 fn each_day_of_two_years_has_one_daily_run() {
     let berlin = zone("Europe/Berlin");
-    for text in ["daily 02:00", "daily 02:30", "daily 02:59", "daily 03:00", "daily 00:00"] {
+    for text in [
+        "daily 02:00",
+        "daily 02:30",
+        "daily 02:59",
+        "daily 03:00",
+        "daily 00:00",
+    ] {
         let schedule = Schedule::parse(text).unwrap();
         let from = seconds("2025-12-31T12:00", &berlin);
         let days = 2 * 365;
         let found = runs(&schedule, &berlin, from, days * 24 * 60);
         let dates: Vec<_> = found
             .iter()
-            .map(|time| berlin.to_datetime(Timestamp::from_second(*time).unwrap()).date())
+            .map(|time| {
+                berlin
+                    .to_datetime(Timestamp::from_second(*time).unwrap())
+                    .date()
+            })
             .collect();
         assert_eq!(dates.len() as i64, days, "{text}");
         for pair in dates.windows(2) {
@@ -129,14 +167,19 @@ fn a_skipped_hour_runs_at_the_moment_after_it_and_a_doubled_one_once() {
     let berlin = zone("Europe/Berlin");
     let daily = Schedule::parse("daily 02:30").unwrap();
     let next = |from: &str| {
-        let next = daily.next(Time::new(seconds(from, &berlin), 0), &berlin).unwrap();
+        let next = daily
+            .next(Time::new(seconds(from, &berlin), 0), &berlin)
+            .unwrap();
         next.rfc3339()
     };
     assert_eq!(next("2026-03-29T00:00"), "2026-03-29T01:00:00Z");
     assert_eq!(next("2026-10-25T00:00"), "2026-10-25T00:30:00Z");
     // After its only run of that day, in the hour that comes again.
     let again = Time::new(seconds("2026-10-25T02:30", &berlin) + 3000, 0);
-    assert_eq!(daily.next(again, &berlin).unwrap().rfc3339(), "2026-10-26T01:30:00Z");
+    assert_eq!(
+        daily.next(again, &berlin).unwrap().rfc3339(),
+        "2026-10-26T01:30:00Z"
+    );
 }
 
 const EXPRESSIONS: [&str; 26] = [
@@ -170,7 +213,12 @@ const EXPRESSIONS: [&str; 26] = [
 
 fn of_systemd(expression: &str, base: &str) -> Vec<String> {
     let output = Command::new("systemd-analyze")
-        .args(["calendar", "--iterations=12", &format!("--base-time={base}"), expression])
+        .args([
+            "calendar",
+            "--iterations=12",
+            &format!("--base-time={base}"),
+            expression,
+        ])
         .env("TZ", "UTC")
         .env("LC_ALL", "C")
         .output()
@@ -183,7 +231,10 @@ fn of_systemd(expression: &str, base: &str) -> Vec<String> {
         let is_time = what == "Next elapse" || what.starts_with("Iter");
         let time = time.trim().strip_suffix(" UTC")?;
         // Behind the weekday's name.
-        is_time.then(|| time.split_once(' ').map(|(_, time)| time.replace(' ', "T") + "Z"))?
+        is_time.then(|| {
+            time.split_once(' ')
+                .map(|(_, time)| time.replace(' ', "T") + "Z")
+        })?
     });
     times.collect()
 }
@@ -193,14 +244,21 @@ fn of_systemd(expression: &str, base: &str) -> Vec<String> {
 fn calendar_expressions_mean_what_systemd_says() {
     let utc = zone("UTC");
     for expression in EXPRESSIONS {
-        for (zone, base) in [("UTC", "2026-01-15 11:22:33"), ("Asia/Tokyo", "2027-02-27 23:59:59")] {
+        for (zone, base) in [
+            ("UTC", "2026-01-15 11:22:33"),
+            ("Asia/Tokyo", "2027-02-27 23:59:59"),
+        ] {
             let text = format!("{expression} {zone}");
             let schedule = match expression.contains(' ') || expression.contains(['-', ':', ',']) {
                 true => Schedule::parse(&text).unwrap(),
                 false if zone == "UTC" => Schedule::parse(expression).unwrap(),
                 false => continue,
             };
-            let asked = if expression.contains(['-', ':', ',', ' ']) { text.as_str() } else { expression };
+            let asked = if expression.contains(['-', ':', ',', ' ']) {
+                text.as_str()
+            } else {
+                expression
+            };
             let expected = of_systemd(asked, base);
             let mut time = Time::new(seconds(&base.replace(' ', "T"), &utc), 0);
             let mut found = Vec::new();
@@ -218,8 +276,23 @@ fn calendar_expressions_mean_what_systemd_says() {
 
 #[test]
 fn what_systemd_refuses_is_refused() {
-    for text in ["*-*-* */5:00", "*:*/5", "*-*/2-01", "*-*-31..3", "Sun..Mon", "25:00", "*-13-01", "5", "", "10:20 10:20", "x"] {
-        let output = Command::new("systemd-analyze").args(["calendar", text]).output().unwrap();
+    for text in [
+        "*-*-* */5:00",
+        "*:*/5",
+        "*-*/2-01",
+        "*-*-31..3",
+        "Sun..Mon",
+        "25:00",
+        "*-13-01",
+        "5",
+        "",
+        "10:20 10:20",
+        "x",
+    ] {
+        let output = Command::new("systemd-analyze")
+            .args(["calendar", text])
+            .output()
+            .unwrap();
         assert!(!output.status.success(), "{text}");
         assert!(Schedule::parse(text).is_err(), "{text}");
     }
@@ -299,9 +372,22 @@ fn a_window_opens_when_the_clock_says() {
             };
             for time in (0..7 * 24 * 12).map(|five| from + five * 300) {
                 let now = Time::new(time, 0);
-                assert_eq!(window.allows(now, &zone), allowed(time), "{}", now.rfc3339());
-                let opens = (0..).map(|minute| time + minute * 60).find(|time| allowed(*time)).unwrap();
-                assert_eq!(window.next_open(now, &zone).unwrap().seconds, opens, "{} in {name}", now.rfc3339());
+                assert_eq!(
+                    window.allows(now, &zone),
+                    allowed(time),
+                    "{}",
+                    now.rfc3339()
+                );
+                let opens = (0..)
+                    .map(|minute| time + minute * 60)
+                    .find(|time| allowed(*time))
+                    .unwrap();
+                assert_eq!(
+                    window.next_open(now, &zone).unwrap().seconds,
+                    opens,
+                    "{} in {name}",
+                    now.rfc3339()
+                );
             }
         }
     }
@@ -310,7 +396,12 @@ fn a_window_opens_when_the_clock_says() {
 }
 
 /// Passes pieces through a bucket for so long; the moments and the bytes.
-fn pass(bucket: &mut Bucket, now: &mut Duration, until: Duration, piece: u64) -> Vec<(Duration, u64)> {
+fn pass(
+    bucket: &mut Bucket,
+    now: &mut Duration,
+    until: Duration,
+    piece: u64,
+) -> Vec<(Duration, u64)> {
     let mut passed = Vec::new();
     while *now < until {
         let bytes = piece.min(bucket.piece());
@@ -338,15 +429,26 @@ fn a_rate_is_kept_in_each_second_and_changes_at_once() {
         assert!((18e6..=22e6).contains(&all), "{all}");
         for second in 0..30 {
             let bytes = between(&passed, second, second + 1);
-            assert!((17e6..=23e6).contains(&bytes), "{bytes} in second {second}, pieces of {piece}");
+            assert!(
+                (17e6..=23e6).contains(&bytes),
+                "{bytes} in second {second}, pieces of {piece}"
+            );
         }
-        let longest = passed.windows(2).map(|two| two[1].0 - two[0].0).max().unwrap();
+        let longest = passed
+            .windows(2)
+            .map(|two| two[1].0 - two[0].0)
+            .max()
+            .unwrap();
         assert!(longest < Duration::from_secs(1), "{longest:?}");
         bucket.set(Some(2_000_000), now);
         passed.extend(pass(&mut bucket, &mut now, Duration::from_secs(40), piece));
         let slower = between(&passed, 32, 40) / 8.0;
         assert!((1.8e6..=2.2e6).contains(&slower), "{slower}");
-        let longest = passed.windows(2).map(|two| two[1].0 - two[0].0).max().unwrap();
+        let longest = passed
+            .windows(2)
+            .map(|two| two[1].0 - two[0].0)
+            .max()
+            .unwrap();
         assert!(longest < Duration::from_secs(1), "{longest:?}");
         bucket.set(None, now);
         assert!(bucket.take(u64::MAX, now).is_ok());
@@ -355,7 +457,11 @@ fn a_rate_is_kept_in_each_second_and_changes_at_once() {
     let mut bucket = Bucket::new(Some(1_000_000), Duration::ZERO);
     let mut now = Duration::ZERO;
     let passed = pass(&mut bucket, &mut now, Duration::from_secs(20), u64::MAX);
-    let longest = passed.windows(2).map(|two| two[1].0 - two[0].0).max().unwrap();
+    let longest = passed
+        .windows(2)
+        .map(|two| two[1].0 - two[0].0)
+        .max()
+        .unwrap();
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     assert!((18e6..=22e6).contains(&between(&passed, 0, 20)));
 }
