@@ -11,6 +11,7 @@
 
 mod calendar;
 mod control;
+mod facts;
 mod gate;
 mod hooks;
 mod place;
@@ -20,17 +21,19 @@ mod schedule;
 mod scheduler;
 mod select;
 mod settings;
+mod standing;
 mod state;
 mod window;
 mod work;
 
 pub use control::Control;
+pub use facts::{Event, JobFacts, Phase};
 pub use gate::GatedStore;
 pub use hooks::Hook;
 pub use requests::{Action, ask};
 pub use run::{Outcome, RunRecord};
 pub use schedule::Schedule;
-pub use scheduler::{Event, JobFacts, Jobs, Keeper, Phase, facts_beside};
+pub use scheduler::{Jobs, Keeper};
 pub use select::{Candidate, PointId, Select, choose};
 pub use settings::{Settings, Source};
 pub use window::Window;

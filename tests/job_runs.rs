@@ -323,6 +323,15 @@ fn in_process(host: &Host, clock: &Arc<AtomicI64>) -> command::Host {
     command::Host::new(config, keys, Clock::fixed(clock.clone())).unwrap()
 }
 
+/// Stops the run when a test fails, instead of waiting for it for ever.
+struct Stops<'a>(&'a Progress);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 fn outcome(report: StartReport) -> Outcome {
     report.run.unwrap().outcome
 }
@@ -342,11 +351,15 @@ fn a_run_into_a_denied_hour_stops_at_a_packs_end_and_sends_nothing_twice() {
     let here = in_process(&host, &clock);
     let state = || command::show_job(&here, "slow").unwrap().state;
     let offsite = host.path("offsite");
+    let progress = Progress::default();
     let report = std::thread::scope(|scope| {
-        let run = scope.spawn(|| command::start_job(&here, "slow", None, &Progress::default()));
+        let _stops = Stops(&progress);
+        let run = scope.spawn(|| command::start_job(&here, "slow", None, &progress));
         wait_for("two packs", || packs(&offsite).len() >= 2);
         clock.store(seconds("2026-12-01T06:00", &berlin), SeqCst);
         wait_for("the pause", || state() == "waiting");
+        // Those that were on their way end.
+        std::thread::sleep(Duration::from_secs(2));
         let sent = packs(&offsite);
         assert!(points(&host, "offsite").len() < 3);
         std::thread::sleep(Duration::from_secs(3));
@@ -370,7 +383,7 @@ fn a_run_into_a_denied_hour_stops_at_a_packs_end_and_sends_nothing_twice() {
 #[test]
 fn a_stop_at_any_moment_leaves_no_half_point_and_the_next_run_goes_on() {
     let host = host(
-        "[job.slow]\nsource = \"primary\"\ntarget = \"offsite\"\nselect = \"all\"\nrate = \"6 MB/s\"\n",
+        "[job.slow]\nsource = \"primary\"\ntarget = \"offsite\"\nselect = \"all\"\nrate = \"2 MB/s\"\n",
     );
     for point in ["web/one", "web/two"] {
         back_up(&host, point, 6_000_000);
@@ -389,6 +402,8 @@ fn a_stop_at_any_moment_leaves_no_half_point_and_the_next_run_goes_on() {
         let begun = packs(&offsite).len();
         let report = std::thread::scope(|scope| {
             let run = scope.spawn(|| command::start_job(&here, "slow", None, &Progress::default()));
+            let runs = || command::show_job(&here, "slow").unwrap().state == "running";
+            wait_for("the run", || run.is_finished() || runs());
             wait_for("some packs", || {
                 run.is_finished() || packs(&offsite).len() >= begun + moment % 2
             });

@@ -240,13 +240,14 @@ fn of_systemd(expression: &str, base: &str) -> Vec<String> {
 }
 
 /// Clocks are not changed in what is compared: where an hour is left out or comes twice, systemd loses runs or doubles them.
+/// Nor does a February end in another zone than its own, where version 252 loses a midnight.
 #[test]
 fn calendar_expressions_mean_what_systemd_says() {
     let utc = zone("UTC");
     for expression in EXPRESSIONS {
         for (zone, base) in [
             ("UTC", "2026-01-15 11:22:33"),
-            ("Asia/Tokyo", "2027-02-27 23:59:59"),
+            ("Asia/Tokyo", "2027-04-02 23:59:59"),
         ] {
             let text = format!("{expression} {zone}");
             let schedule = match expression.contains(' ') || expression.contains(['-', ':', ',']) {

@@ -154,8 +154,18 @@ impl Yard {
         }
     }
 
-    /// A daemon that has just started.
+    /// A daemon that has just started. A process that another test has begun may hold the lock for a moment.
     fn start(&self) -> Arc<Jobs> {
+        let jobs = self.beside();
+        wait_for("the lock", || {
+            jobs.watch();
+            jobs.has("nightly")
+        });
+        jobs
+    }
+
+    /// Another process.
+    fn beside(&self) -> Arc<Jobs> {
         let events = self.events.clone();
         let jobs = Jobs::new(
             [("nightly".to_owned(), self.settings.clone())],
@@ -477,7 +487,7 @@ fn what_people_have_said_survives_whatever_dies() {
     jobs.act("nightly", Action::Disable).unwrap();
     // Nothing is done at its end that a kill would leave out.
     std::mem::forget(jobs.clone());
-    let beside = yard.start();
+    let beside = yard.beside();
     assert!(!beside.has("nightly"));
     let file = yard.directory.path().join("nightly.job");
     let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -496,7 +506,7 @@ fn whoever_does_not_have_a_job_asks_the_one_who_does() {
     let mut yard = Yard::new(Some("daily 02:30"));
     yard.settings.select = Select::All;
     let jobs = yard.start();
-    let beside = yard.start();
+    let beside = yard.beside();
     assert!(jobs.has("nightly") && !beside.has("nightly"));
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -509,7 +519,7 @@ fn whoever_does_not_have_a_job_asks_the_one_who_does() {
         beside.act("nightly", Action::Disable).unwrap();
         assert_eq!(beside.show("nightly").unwrap().phase, Phase::Disabled);
         yard.shelf.complete("one");
-        ask(yard.directory.path(), "nightly", Action::Start(None)).unwrap();
+        assert!(ask(yard.directory.path(), "nightly", Action::Start(None)).unwrap());
         wait_for("the run", || yard.shelf.names() == ["one"]);
         jobs.block("nightly", "copy:1").unwrap();
         let refused = beside.act("nightly", Action::Start(None)).unwrap_err();
@@ -517,10 +527,11 @@ fn whoever_does_not_have_a_job_asks_the_one_who_does() {
         assert!(refused.message().contains("copy:1"), "{refused}");
         ended.store(true, SeqCst);
     });
-    // It takes the job over.
     drop(jobs);
-    beside.watch();
-    assert!(beside.has("nightly"));
+    wait_for("that it takes the job over", || {
+        beside.watch();
+        beside.has("nightly")
+    });
     assert!(!beside.show("nightly").unwrap().enabled);
 }
 

@@ -5,8 +5,8 @@ use super::{CopyReport, Host, ProblemReport, engine};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::job::{
-    Action, Candidate, Control, CopiedPoints, Event, GatedStore, JobFacts, Jobs, Look, Outcome,
-    PointId, RunRecord, Select, Settings, Work,
+    self, Action, Candidate, Control, CopiedPoints, Event, GatedStore, JobFacts, Jobs, Look,
+    Outcome, PointId, RunRecord, Select, Settings, Work,
 };
 use crate::point::{Catalog, Contents, Point};
 use crate::progress::Progress;
@@ -186,11 +186,15 @@ pub fn start_job(
             format!("there is no job {name}"),
         ));
     };
-    looking.watch();
-    if !looking.has(name) {
-        looking.act(name, Action::Start(select))?;
-        let (name, run) = (name.to_owned(), None);
-        return Ok(StartReport { name, run });
+    loop {
+        looking.watch();
+        if looking.has(name) {
+            break;
+        }
+        if job::ask(&directory(host), name, Action::Start(select))? {
+            let (name, run) = (name.to_owned(), None);
+            return Ok(StartReport { name, run });
+        }
     }
     // Given back for the jobs that do the work.
     drop(looking);

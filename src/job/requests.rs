@@ -52,25 +52,27 @@ enum Answer {
     Refused(String, String),
 }
 
-/// Asks whoever has the job of this name in `directory` for an action. Fails as they answer, and with `Unreachable` when
-/// nobody does.
-pub fn ask(directory: &Path, name: &str, action: Action) -> Result<()> {
+/// Asks whoever has the job of this name in `directory` for an action; false when nobody has it. Fails as they answer,
+/// and with `Unreachable` when they do not.
+pub fn ask(directory: &Path, name: &str, action: Action) -> Result<bool> {
     match sent(directory, name, Wanted::Act(action))? {
-        Answer::Refused(kind, sentence) => Err(Error::new(kind_of(&kind), sentence)),
-        _ => Ok(()),
+        Some(Answer::Refused(kind, sentence)) => Err(Error::new(kind_of(&kind), sentence)),
+        Some(_) => Ok(true),
+        None => Ok(false),
     }
 }
 
 /// How the job stands, as whoever has it says.
 pub(super) fn ask_facts(directory: &Path, name: &str) -> Result<JobFacts> {
     match sent(directory, name, Wanted::Facts)? {
-        Answer::Facts(facts) => Ok(*facts),
-        Answer::Refused(kind, sentence) => Err(Error::new(kind_of(&kind), sentence)),
-        Answer::Done => Err(nobody(name)),
+        Some(Answer::Facts(facts)) => Ok(*facts),
+        Some(Answer::Refused(kind, sentence)) => Err(Error::new(kind_of(&kind), sentence)),
+        _ => Err(nobody(name)),
     }
 }
 
-fn sent(directory: &Path, name: &str, wanted: Wanted) -> Result<Answer> {
+/// The answer; none when nobody has the job.
+fn sent(directory: &Path, name: &str, wanted: Wanted) -> Result<Option<Answer>> {
     let place = Place::new(directory, name);
     let id = ObjectId::random().to_string();
     let answer = format!("answer.{id}");
@@ -79,6 +81,9 @@ fn sent(directory: &Path, name: &str, wanted: Wanted) -> Result<Answer> {
     let mut looks = 0..LOOKS;
     // One at a time.
     while !place.create("request", &bytes)? {
+        if place.lock()?.is_some() {
+            return Ok(None);
+        }
         looks.next().ok_or_else(|| nobody(name))?;
         std::thread::sleep(LOOK);
     }
@@ -88,11 +93,20 @@ fn sent(directory: &Path, name: &str, wanted: Wanted) -> Result<Answer> {
             let _ = std::fs::remove_file(place.path(&answer));
             return serde_json::from_slice(&bytes).map_err(|_| nobody(name));
         }
+        if place.lock()?.is_some() {
+            withdraw(&place);
+            return Ok(None);
+        }
         std::thread::sleep(LOOK);
     }
-    // Withdrawn: whoever takes the job over should not do it tomorrow.
-    let _ = std::fs::remove_file(place.path("request"));
+    withdraw(&place);
     Err(nobody(name))
+}
+
+/// Whoever takes the job over should not do tomorrow what was wanted today.
+fn withdraw(place: &Place) {
+    // It may have been taken just now.
+    let _ = std::fs::remove_file(place.path("request"));
 }
 
 fn nobody(name: &str) -> Error {

@@ -7,16 +7,15 @@
 
 use super::place::Place;
 use super::requests;
-use super::run::{Done, Run};
-use super::state::{Ids, Retry, State};
-use super::{Action, Control, Look, Outcome, RunRecord, Select, Settings, Work, choose};
-use crate::clock::{Clock, Time};
+use super::run::Run;
+use super::standing::{Due, Job, Now, facts_beside};
+use super::state::State;
+use super::{Action, Control, Event, JobFacts, Look, RunRecord, Select, Settings, Work, choose};
+use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use parking_lot::{Condvar, Mutex};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -25,126 +24,12 @@ use std::time::Duration;
 
 /// How often requests and windows are looked at.
 const WATCH: Duration = Duration::from_millis(100);
+/// How often a job is looked at that another process seems to have only for a moment.
+const TAKES: usize = 20;
 /// How often is looked whether a job is due.
 const STEP: Duration = Duration::from_secs(1);
-/// When all retries of an immediate job have failed, it begins anew after so many seconds.
-const ANEW_SECONDS: i64 = 60 * 60;
 /// How often the age of the newest copies is looked at: a sixtieth of what is allowed, within these seconds.
 const AGE_LOOKS: (i64, i64) = (60, 15 * 60);
-
-/// What happens to jobs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A run began.
-    Started {
-        /// The job.
-        job: String,
-    },
-    /// A run ended.
-    Ended {
-        /// The job.
-        job: String,
-        /// What became of it.
-        record: RunRecord,
-        /// When it is tried again, if it is.
-        retry: Option<Time>,
-    },
-    /// The newest copy of a backup is older than the job's `rpo`: told once, until there is a newer one.
-    Late {
-        /// The job.
-        job: String,
-        /// The target.
-        target: String,
-        /// The backup.
-        backup: String,
-        /// When the source of its newest copy was read; none when there is no copy.
-        newest: Option<Time>,
-    },
-    /// There is a newer one.
-    InTime {
-        /// The job.
-        job: String,
-        /// The target.
-        target: String,
-        /// The backup.
-        backup: String,
-    },
-}
-
-/// How a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// It has no target.
-    NotConfigured,
-    /// It runs only when somebody starts it; or not at all, if something has disabled it.
-    Disabled,
-    /// It is not due.
-    Idle,
-    /// It is due, or was under way, and its window is closed.
-    Waiting,
-    /// It runs.
-    Running,
-    /// Somebody has asked its run to stop.
-    Stopping,
-    /// Its last run failed, and another one follows.
-    Retrying,
-}
-
-impl Phase {
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NotConfigured => "not-configured",
-            Self::Disabled => "disabled",
-            Self::Idle => "idle",
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Stopping => "stopping",
-            Self::Retrying => "retrying",
-        }
-    }
-}
-
-/// A job as it stands. Times are seconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct JobFacts {
-    /// Its name.
-    pub name: String,
-    /// How it stands.
-    pub phase: Phase,
-    /// Whether it runs by itself, as far as people have a say.
-    pub enabled: bool,
-    /// Why it does not run whatever people say.
-    pub disabled_by: Option<String>,
-    /// `immediate`, `periodic`, `daily`, `calendar` or `by-hand`.
-    pub mode: String,
-    /// Its schedule as the configuration says.
-    pub schedule: Option<String>,
-    /// Which points it takes.
-    pub select: Select,
-    /// Where from.
-    pub sources: Vec<String>,
-    /// Where to.
-    pub targets: Vec<String>,
-    /// When it runs next by its schedule.
-    pub next_run: Option<i64>,
-    /// When it is tried again.
-    pub retry: Option<i64>,
-    /// When its window opens, if it is closed.
-    pub opens: Option<i64>,
-    /// Bytes a second, each way.
-    pub rate: Option<u64>,
-    /// What became of its last run.
-    pub last_run: Option<RunRecord>,
-    /// Bytes of content done by the run that goes on, and to do.
-    pub progress: Option<(u64, u64)>,
-    /// TARGET/BACKUP of which the newest copy is too old.
-    pub late: Vec<String>,
-    /// Why its repositories could not be looked at last.
-    pub problem: Option<String>,
-}
 
 /// The jobs of one configuration in this process.
 pub struct Jobs {
@@ -155,37 +40,6 @@ pub struct Jobs {
     jobs: BTreeMap<String, Job>,
     ended: Mutex<bool>,
     woken: Condvar,
-}
-
-struct Job {
-    settings: Settings,
-    place: Place,
-    now: Mutex<Now>,
-}
-
-/// How a job stands now.
-struct Now {
-    /// None: another process has the job.
-    lock: Option<File>,
-    state: State,
-    /// Somebody has asked for a run.
-    asked: Option<Option<Select>>,
-    /// Of the run that goes on.
-    control: Option<Arc<Control>>,
-    rate: Option<u64>,
-    /// When the age of the newest copies was looked at.
-    aged: Option<Time>,
-    problem: Option<String>,
-}
-
-/// What is to be done for a job.
-#[derive(Debug, PartialEq, Eq)]
-enum Due {
-    Nothing,
-    /// A run with these points.
-    Run(Select),
-    /// A look whether there are points that the targets lack.
-    Look,
 }
 
 impl std::fmt::Debug for Jobs {
@@ -205,19 +59,10 @@ impl Jobs {
     ) -> Self {
         let job = |(name, settings): (String, Settings)| {
             let place = Place::new(directory, &name);
-            let now = Now {
-                lock: None,
-                state: State::default(),
-                asked: None,
-                control: None,
-                rate: settings.rate,
-                aged: None,
-                problem: None,
-            };
             let job = Job {
+                now: Mutex::new(Now::new(&settings)),
                 settings,
                 place,
-                now: Mutex::new(now),
             };
             (name, job)
         };
@@ -265,19 +110,21 @@ impl Jobs {
     /// something has disabled it, `Invalid` when it has no target. An enabled or disabled job is so for good when this returns.
     pub fn act(&self, name: &str, action: Action) -> Result<()> {
         let job = self.job(name)?;
-        let mut now = job.now.lock();
-        if now.lock.is_none() {
-            drop(now);
+        loop {
             self.take(job)?;
-            now = job.now.lock();
+            {
+                let mut now = job.now.lock();
+                if now.lock.is_some() {
+                    job.act(name, &mut now, action, self.clock.now())?;
+                    self.woken.notify_all();
+                    return Ok(());
+                }
+            }
+            // Whoever has it may let it go meanwhile.
+            if requests::ask(&self.directory, name, action)? {
+                return Ok(());
+            }
         }
-        if now.lock.is_none() {
-            drop(now);
-            return requests::ask(&self.directory, name, action);
-        }
-        job.act(name, &mut now, action, self.clock.now())?;
-        self.woken.notify_all();
-        Ok(())
     }
 
     /// Keeps a job from running, by hand too, for a reason that people are told; a run that goes on is not stopped. What
@@ -396,7 +243,7 @@ impl Jobs {
     fn finds_some(&self, name: &str, job: &Job) -> bool {
         let (made, handled, left) = {
             let state = &job.now.lock().state;
-            (state.made, state.handled.clone(), state.left.clone())
+            (state.made(), state.handled.clone(), state.left.clone())
         };
         let mut problem = None;
         let found = job.settings.targets.iter().any(|target| {
@@ -409,7 +256,6 @@ impl Jobs {
             };
             let none = BTreeSet::new();
             let handled = handled.get(target).map_or(&none, |ids| &ids.0);
-            let made = Time::new(made, 0);
             let chosen = choose(&look.candidates, job.settings.select, made, handled);
             chosen.iter().any(|point| !left.0.contains(&point.id))
         });
@@ -434,7 +280,7 @@ impl Jobs {
             let control = Arc::new(Control::new(now.rate));
             control.set_open(job.is_open(started));
             now.control = Some(control.clone());
-            (control, now.state.made, now.state.handled.clone())
+            (control, now.state.made(), now.state.handled.clone())
         };
         if *self.ended.lock() {
             control.stop();
@@ -446,7 +292,7 @@ impl Jobs {
             name,
             settings: &job.settings,
             select,
-            made: Time::new(made, 0),
+            made,
             handled,
             work: self.work.as_ref(),
             control: &control,
@@ -540,7 +386,14 @@ impl Jobs {
         progress: &Progress,
     ) -> Result<RunRecord> {
         let job = self.job(name)?;
-        self.take(job)?;
+        // Somebody who only looks has it for a moment.
+        for _ in 0..TAKES {
+            self.take(job)?;
+            if self.has(name) {
+                break;
+            }
+            std::thread::sleep(WATCH);
+        }
         if !self.has(name) {
             let message = format!("another process has the job {name}; ask it");
             return Err(Error::new(Kind::Busy, message));
@@ -650,264 +503,6 @@ impl Drop for Keeper {
             if thread.join().is_err() {
                 tracing::warn!("a job's thread stopped unexpectedly");
             }
-        }
-    }
-}
-
-/// A job as it stands, for whoever does not have it: as the process that has it says, or as its file does.
-pub fn facts_beside(directory: &Path, name: &str, settings: &Settings, clock: &Clock) -> JobFacts {
-    let place = Place::new(directory, name);
-    let time = clock.now();
-    if let Ok(None) = place.lock()
-        && let Ok(facts) = requests::ask_facts(directory, name)
-    {
-        return facts;
-    }
-    let (mut state, problem) = match place.load(time) {
-        Ok(state) => (state, None),
-        Err(error) => (State::new(time), Some(error.to_string())),
-    };
-    let job = Job {
-        settings: settings.clone(),
-        place,
-        now: Mutex::new(Now {
-            lock: None,
-            state: State::default(),
-            asked: None,
-            control: None,
-            rate: settings.rate,
-            aged: None,
-            problem,
-        }),
-    };
-    job.plan_next(&mut state, time);
-    job.now.lock().state = state;
-    job.facts(name, &job.now.lock(), time)
-}
-
-impl Job {
-    fn is_open(&self, time: Time) -> bool {
-        let Settings { window, zone, .. } = &self.settings;
-        window
-            .as_ref()
-            .is_none_or(|window| window.allows(time, zone))
-    }
-
-    fn is_enabled(&self, state: &State) -> bool {
-        state.enabled.unwrap_or(self.settings.enabled)
-    }
-
-    fn next_after(&self, time: Time) -> Option<i64> {
-        let schedule = self.settings.schedule.as_ref()?;
-        let next = schedule.next(time, &self.settings.zone)?;
-        Some(next.seconds)
-    }
-
-    /// Keeps the next run that is remembered, unless the schedule is another one.
-    fn plan_next(&self, state: &mut State, time: Time) {
-        let schedule = self.settings.schedule.as_ref();
-        let zone = self.settings.zone.iana_name().unwrap_or_default();
-        let by = schedule.map_or_else(String::new, |schedule| format!("{schedule} ({zone})"));
-        if state.next_by != by {
-            state.next_run = self.next_after(time);
-            state.next_by = by;
-        }
-    }
-
-    fn due(&self, now: &Now, time: Time) -> Due {
-        if now.control.is_some() || now.state.disabled_by.is_some() || !self.is_open(time) {
-            return Due::Nothing;
-        }
-        if let Some(select) = now.asked {
-            return Due::Run(select.unwrap_or(self.settings.select));
-        }
-        if !self.is_enabled(&now.state) {
-            return Due::Nothing;
-        }
-        let come = |at: i64| at <= time.seconds;
-        let immediate = self.settings.schedule.as_ref();
-        let immediate = immediate.is_some_and(super::Schedule::is_immediate);
-        match now.state.retry {
-            Some(retry) if come(retry.at) => return Due::Run(self.settings.select),
-            Some(_) if immediate => return Due::Nothing,
-            _ => {}
-        }
-        match now.state.next_run {
-            Some(next) if come(next) => Due::Run(self.settings.select),
-            _ if immediate => Due::Look,
-            _ => Due::Nothing,
-        }
-    }
-
-    fn act(&self, name: &str, now: &mut Now, action: Action, time: Time) -> Result<()> {
-        match action {
-            Action::Start(select) => self.start(name, now, select),
-            Action::Stop | Action::StopGracefully => {
-                match &now.control {
-                    Some(control) if action == Action::Stop => control.stop(),
-                    Some(control) => control.stop_after_pack(),
-                    None => {}
-                }
-                now.asked = None;
-                self.give_up_retry(now)
-            }
-            Action::Enable => {
-                let was = self.is_enabled(&now.state);
-                now.state.enabled = Some(true);
-                if !was {
-                    // What fell into the time when it was disabled was not meant to run.
-                    now.state.next_run = self.next_after(time);
-                }
-                self.place.save(&now.state)
-            }
-            Action::Disable => {
-                now.state.enabled = Some(false);
-                now.asked = None;
-                now.state.retry = None;
-                self.place.save(&now.state)
-            }
-            Action::Rate(rate) => {
-                now.rate = rate;
-                if let Some(control) = &now.control {
-                    control.rate.set(rate);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn start(&self, name: &str, now: &mut Now, select: Option<Select>) -> Result<()> {
-        if self.settings.targets.is_empty() {
-            let message = format!(
-                "the job {name} has no target; say in the configuration where it copies to: target = \"REPO\""
-            );
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        if let Some(reason) = &now.state.disabled_by {
-            let message = format!("the job {name} is disabled: {reason}");
-            return Err(Error::new(Kind::Busy, message));
-        }
-        if now.control.is_some() || now.asked.is_some() {
-            let message = format!("the job {name} is under way; wait, or stop it first");
-            return Err(Error::new(Kind::Busy, message));
-        }
-        now.asked = Some(select);
-        Ok(())
-    }
-
-    fn give_up_retry(&self, now: &mut Now) -> Result<()> {
-        match now.state.retry.take() {
-            Some(_) => self.place.save(&now.state),
-            None => Ok(()),
-        }
-    }
-
-    /// Remembers what became of a run; when it is tried again.
-    fn note(&self, state: &mut State, done: Done, started: Time, ending: bool) -> Option<Time> {
-        let Done {
-            record,
-            handled,
-            left,
-        } = done;
-        let outcome = record.outcome;
-        let failed = 1 + state.retry.map_or(0, |retry| retry.failed);
-        state.retry = match outcome {
-            Outcome::Failed => self.retry_after(failed, record.ended),
-            // The daemon ended, not the run: whoever has the job next goes on.
-            Outcome::Stopped if ending => Some(Retry {
-                failed: failed - 1,
-                at: record.ended,
-            }),
-            _ => None,
-        };
-        state.left = match outcome {
-            Outcome::Stopped if ending => Ids::default(),
-            _ => left,
-        };
-        state.handled = handled;
-        state.last_run = Some(record);
-        if state.next_run.is_some_and(|next| next <= started.seconds) {
-            state.next_run = self.next_after(started);
-        }
-        state.retry.map(|retry| Time::new(retry.at, 0))
-    }
-
-    fn retry_after(&self, failed: u32, ended: i64) -> Option<Retry> {
-        let schedule = self.settings.schedule.as_ref();
-        if failed <= self.settings.retries {
-            let at = ended + self.settings.wait_after(failed);
-            return Some(Retry { failed, at });
-        }
-        // Nothing else would start it again before the next point is there.
-        let immediate = schedule.is_some_and(super::Schedule::is_immediate);
-        immediate.then_some(Retry {
-            failed: 0,
-            at: ended + ANEW_SECONDS,
-        })
-    }
-
-    fn phase(&self, now: &Now, time: Time) -> Phase {
-        if let Some(control) = &now.control {
-            return match (control.is_stopping(), control.is_waiting()) {
-                (true, _) => Phase::Stopping,
-                (_, true) => Phase::Waiting,
-                _ => Phase::Running,
-            };
-        }
-        if self.settings.targets.is_empty() {
-            return Phase::NotConfigured;
-        }
-        if now.state.disabled_by.is_some() {
-            return Phase::Disabled;
-        }
-        let enabled = self.is_enabled(&now.state);
-        let mut due = [now.state.next_run, now.state.retry.map(|retry| retry.at)]
-            .into_iter()
-            .flatten();
-        let waits = now.asked.is_some() || (enabled && due.any(|at| at <= time.seconds));
-        match (waits && !self.is_open(time), enabled, now.state.retry) {
-            (true, ..) => Phase::Waiting,
-            (_, false, _) => Phase::Disabled,
-            (_, _, Some(_)) => Phase::Retrying,
-            _ => Phase::Idle,
-        }
-    }
-
-    fn facts(&self, name: &str, now: &Now, time: Time) -> JobFacts {
-        let Settings { window, zone, .. } = &self.settings;
-        let schedule = self.settings.schedule.as_ref();
-        let opens = window.as_ref().filter(|_| !self.is_open(time));
-        let opens = opens.and_then(|window| window.next_open(time, zone));
-        let progress = now.control.as_ref().map(|control| {
-            let progress = &control.progress;
-            (
-                progress.bytes.load(Relaxed),
-                progress.bytes_total.load(Relaxed),
-            )
-        });
-        JobFacts {
-            name: name.to_owned(),
-            phase: self.phase(now, time),
-            enabled: self.is_enabled(&now.state),
-            disabled_by: now.state.disabled_by.clone(),
-            mode: schedule.map_or("by-hand", super::Schedule::mode).to_owned(),
-            schedule: schedule.map(ToString::to_string),
-            select: self.settings.select,
-            sources: self
-                .settings
-                .sources
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            targets: self.settings.targets.clone(),
-            next_run: now.state.next_run,
-            retry: now.state.retry.map(|retry| retry.at),
-            opens: opens.map(|time| time.seconds),
-            rate: now.rate,
-            last_run: now.state.last_run.clone(),
-            progress,
-            late: now.state.late.iter().cloned().collect(),
-            problem: now.problem.clone(),
         }
     }
 }

@@ -37,8 +37,10 @@ pub(super) struct Retry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(super) struct State {
-    /// When there was the job first.
+    /// When there was the job first, and nanoseconds besides: points are completed at any moment of a second.
     pub made: i64,
+    /// 0..10⁹.
+    pub made_nanoseconds: u32,
     /// What somebody has said; none: as the configuration says.
     pub enabled: Option<bool>,
     /// Why it does not run whatever anybody says.
@@ -64,7 +66,13 @@ impl State {
     pub fn new(now: Time) -> Self {
         Self {
             made: now.seconds,
+            made_nanoseconds: now.nanoseconds,
             ..Self::default()
         }
+    }
+
+    /// When there was the job first.
+    pub fn made(&self) -> Time {
+        Time::new(self.made, self.made_nanoseconds)
     }
 }
