@@ -250,9 +250,8 @@ pub(super) fn of_mount(host: &Host, catalogs: BTreeMap<String, Arc<Catalog>>) ->
         let mut needed = settings.repositories();
         needed.all(|needed| mounted.iter().any(|name| name == needed))
     });
-    if jobs.names().next().is_none() {
-        return None;
-    }
+    // Threads are for those that have something to do.
+    jobs.names().next()?;
     Some(Arc::new(jobs))
 }
 
@@ -292,6 +291,9 @@ fn log_end(job: &str, record: &RunRecord) {
     }
 }
 
+/// A point with the name of its backup.
+type Named = (Vec<u8>, Arc<Point>);
+
 /// Copies between repositories that are open already.
 struct Copies {
     catalogs: BTreeMap<String, Arc<Catalog>>,
@@ -317,7 +319,7 @@ impl Copies {
         &self,
         source: &str,
         target: &str,
-        points: &[(Vec<u8>, Arc<Point>)],
+        points: &[Named],
         control: &Arc<Control>,
     ) -> Result<CopyReport> {
         let [source, target] = [self.catalog(source)?, self.catalog(target)?];
@@ -325,8 +327,9 @@ impl Copies {
             let store = catalog.repository().store().clone();
             Arc::new(RatedStore::new(store, [control.rate.clone()]))
         };
-        let source = source.repository().through(rated(source))?;
-        let gated = Arc::new(GatedStore::new(rated(target), control.clone()));
+        let gated = Arc::new(GatedStore::source(rated(source), control.clone()));
+        let source = source.repository().through(gated)?;
+        let gated = Arc::new(GatedStore::target(rated(target), control.clone()));
         let target = target.repository().through(gated)?;
         engine::copy(&source, points, &target, &control.progress)
     }
@@ -366,7 +369,7 @@ impl Work for Copies {
         points: &[Candidate],
         control: &Arc<Control>,
     ) -> Result<CopiedPoints> {
-        let mut groups: BTreeMap<&str, Vec<(Vec<u8>, Arc<Point>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<&str, Vec<Named>> = BTreeMap::new();
         for wanted in points {
             let contents = self.catalog(&wanted.repository)?.contents();
             let point = contents.point(&wanted.backup, &wanted.name);

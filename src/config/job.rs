@@ -7,7 +7,8 @@
 //! select = "each"                        # latest, each, all
 //! schedule = "immediate"                 # every 4h, daily 02:30 [Mon..Fri], or as OnCalendar of systemd.time(7)
 //! timezone = "Europe/Berlin"             # the host's without it
-//! window = """                           # Monday first, an hour each; + may run, - may not
+//! # Monday first, a character for each hour from midnight: + may run, - may not.
+//! window = """
 //!   ++++++------------++++++
 //!   ++++++------------++++++
 //!   ++++++------------++++++

@@ -1,7 +1,7 @@
 //! A store whose packs wait for a job's window.
 
 use super::Control;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::store::names::Name;
 use crate::store::{Object, Offers, SharedStore, Space, Store, Upload};
 use bytes::Bytes;
@@ -13,12 +13,30 @@ use std::sync::Arc;
 pub struct GatedStore {
     inner: SharedStore,
     control: Arc<Control>,
+    /// It is the source: once the run is to stop, nothing more is read of it. A target is read to its end, as what has
+    /// arrived is put in order there.
+    is_source: bool,
 }
 
 impl GatedStore {
-    /// The store within, for the run of this control.
-    pub fn new(inner: SharedStore, control: Arc<Control>) -> Self {
-        Self { inner, control }
+    /// The source's store, for the run of this control.
+    pub fn source(inner: SharedStore, control: Arc<Control>) -> Self {
+        let is_source = true;
+        Self {
+            inner,
+            control,
+            is_source,
+        }
+    }
+
+    /// The target's store.
+    pub fn target(inner: SharedStore, control: Arc<Control>) -> Self {
+        let is_source = false;
+        Self {
+            inner,
+            control,
+            is_source,
+        }
     }
 }
 
@@ -32,6 +50,10 @@ impl Store for GatedStore {
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        if self.is_source && self.control.stops_now() {
+            let message = "stopped on request; run it again to go on";
+            return Err(Error::new(Kind::Interrupted, message));
+        }
         self.inner.get_range(name, range)
     }
 

@@ -437,7 +437,8 @@ impl Jobs {
     /// Watches, and steps each job, on threads of their own until the keeper is dropped.
     pub fn keep(self: &Arc<Self>) -> Keeper {
         let mut threads = vec![self.spawn(WATCH, Self::watch)];
-        for name in self.jobs.keys().cloned() {
+        let names: Vec<String> = self.names().map(ToOwned::to_owned).collect();
+        for name in names {
             threads.push(self.spawn(STEP, move |jobs| {
                 jobs.step(&name);
             }));
