@@ -24,6 +24,7 @@
 //! | [`check`] | every invariant of the format, and the files that damage costs |
 //! | [`prune`] | what no point needs any more goes |
 //! | [`notify`] | people are told of sessions that ended: spool, mail, commands |
+//! | [`job`] | copies that recur: schedules, windows, rates, what a run takes; how points are copied is given to it |
 //! | [`config`] | which repositories there are and how to reach them: TOML, URLs, passwords |
 //! | [`filesystem`] | the mounted tree without FUSE types: inodes, reading, open points, errno |
 //! | [`fuse`] | the only file that names fuser |
@@ -45,6 +46,7 @@ pub mod error;
 pub mod filesystem;
 pub mod fuse;
 pub mod id;
+pub mod job;
 pub mod notify;
 pub mod point;
 pub mod progress;

@@ -15,7 +15,7 @@ fn script(root: &Path) -> String {
         match line {
             "```toml" => {
                 in_configuration = true;
-                script.push_str("mkdir -p ~/.config; cat > ~/.config/keepfs.toml <<'END'\n");
+                script.push_str("mkdir -p ~/.config; cat >> ~/.config/keepfs.toml <<'END'\n");
             }
             "```" if in_configuration => {
                 in_configuration = false;

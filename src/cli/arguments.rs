@@ -1,7 +1,7 @@
 //! The command line, as clap reads it. Its texts are the manual: `--help`, `keepfs man`.
 
 use super::exit;
-use crate::config::{parse_duration, parse_size};
+use crate::config::{parse_duration, parse_rate, parse_size};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -230,6 +230,35 @@ KEEPFS_BACKUP, KEEPFS_TARGET and others in its environment.
 
 Messages wait in the state directory until they are sent: no copy waits for them or fails by them.")]
     Notify(Notify),
+    /// List, start, stop, enable and disable jobs: copies that recur
+    #[command(after_help = "Examples:
+  keepfs job list
+  keepfs job start offsite                               by the daemon that has it; here, when none has
+  keepfs job stop --graceful offsite
+  keepfs job disable offsite                             no more by itself; by hand it still runs
+
+A job is a section of the configuration:
+  [job.offsite]
+  source = 'primary/web*'          # backups of a configured repository; a list of such
+  target = 'offsite'               # or a list; points keep the names of their backups
+  select = 'each'                  # latest; each (the usual one: each point completed from now on, once); all
+  schedule = 'daily 02:30'         # immediate, every 5m to 12h, daily 02:30 Mon..Fri, or as OnCalendar of systemd.time(7)
+  timezone = 'Europe/Berlin'       # whose clocks schedule and window go by; the host's without it
+  window = 'MON TUE WED THU FRI SAT SUN'    # each 24 characters: + for an hour in which it may run, - for others
+  retries = 3                      # of a run that failed
+  retry-wait = '10m'               # before the first; doubles, to an hour
+  rate = '20 MB/s'                 # read, and written; also in a repository's section, and at the top for all
+  before = 'COMMAND'               # by sh -c; when it fails or takes longer than hook-timeout = '5m', nothing is copied
+  after = 'COMMAND'                # always; KEEPFS_RESULT is success, warning, needs-action, failed or stopped;
+                                   # KEEPFS_REASON, KEEPFS_COPIED, KEEPFS_POINTS, KEEPFS_STORED_BYTES, KEEPFS_JOB say more
+  rpo = '4h'                       # warn when the newest copy of a backup is older
+  enabled = true                   # until `job enable` or `job disable` says otherwise
+
+The daemon of `keepfs mount` runs the jobs whose repositories it mounts; no other service is needed. A schedule goes by the
+clock on the wall: what falls into an hour that is left out runs at the first moment after it, an hour that comes twice counts
+once. Outside its window a run waits at a pack's end, which is no failure. A point is copied because it is complete in the
+source and not in the target, whoever wrote it. Taken out of the configuration, a job leaves all points where they are.")]
+    Job(Job),
     /// Mount repositories as directories
     #[command(after_help = "Examples:
   keepfs mount /mnt/keep                                 all configured repositories
@@ -602,6 +631,96 @@ Exit code 3 when there are messages that nobody takes: they stay, with what the 
 }
 
 #[derive(Args, Debug)]
+pub struct Job {
+    #[command(subcommand)]
+    pub verb: JobVerb,
+}
+
+/// What to do with jobs.
+#[derive(Subcommand, Debug)]
+pub enum JobVerb {
+    /// List all jobs
+    #[command(after_help = "Example:
+  keepfs job list --json | jq -r '.jobs[] | select(.enabled | not).name'")]
+    List,
+    /// Show how a job stands, and its last run
+    #[command(after_help = "Example:
+  keepfs job show offsite
+
+It is not-configured (it has no target), disabled, idle, waiting (for its window), running, stopping or retrying.")]
+    Show {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Run a job now, also when it is disabled
+    #[command(after_help = "Examples:
+  keepfs job start offsite
+  keepfs job start --all-points offsite                  history, too
+
+Returns at once when a daemon has the job; when none has, it runs here. Exit codes then: 3 done with warnings, 4 somebody has
+to decide, 1 failed or stopped.")]
+    Start {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Every point that the target lacks, whatever the job selects
+        #[arg(long)]
+        all_points: bool,
+        /// Only the newest point of each backup
+        #[arg(long, conflicts_with = "all_points")]
+        latest: bool,
+    },
+    /// Stop a job's run, and the retry that it waits for
+    #[command(after_help = "Examples:
+  keepfs job stop offsite
+  keepfs job stop --graceful offsite
+
+No half point is left, and nothing that has arrived is sent again. An immediate job goes on with the next point that completes,
+or when it is started.")]
+    Stop {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// When the pack that is being written has ended
+        #[arg(long)]
+        graceful: bool,
+    },
+    /// Let a job run by itself
+    #[command(after_help = "Example:
+  keepfs job enable offsite")]
+    Enable {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Keep a job from running by itself; a run that goes on is not stopped
+    #[command(after_help = "Example:
+  keepfs job disable offsite")]
+    Disable {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Change the rate of a job, also while it runs, until its daemon ends
+    #[command(after_help = "Examples:
+  keepfs job rate offsite '5 MB/s'
+  keepfs job rate offsite none")]
+    Rate {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Bytes a second, read and written; or none
+        #[arg(value_name = "RATE", value_parser = rate)]
+        rate: RateLimit,
+    },
+}
+
+/// Bytes a second; none for no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimit(pub Option<u64>);
+
+#[derive(Args, Debug)]
 pub struct Mount {
     /// What to mount, and where: [NAME | NAME=URL | URL]… DIR; all configured repositories with DIR alone
     #[arg(required = true, num_args = 1.., value_names = ["[NAME=]REPO", "DIR"])]
@@ -668,6 +787,14 @@ pub struct Man {
 
 fn duration(text: &str) -> Result<i64, String> {
     parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn rate(text: &str) -> Result<RateLimit, String> {
+    if text == "none" {
+        return Ok(RateLimit(None));
+    }
+    let rate = parse_rate(text).map_err(|error| error.to_string())?;
+    Ok(RateLimit(Some(rate)))
 }
 
 fn size(text: &str) -> Result<u64, String> {

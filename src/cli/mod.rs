@@ -9,6 +9,7 @@ mod background;
 mod demo;
 mod escape;
 pub mod exit;
+mod jobs;
 mod mount_helper;
 mod ready;
 mod session;
@@ -216,6 +217,7 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
             NotifyVerb::List => show::print(&command::list_notify(host)?, json),
             NotifyVerb::Send => show::print(&command::send_notify(host)?, json),
         },
+        Verb::Job(job) => jobs::run(global, host, job.verb),
         Verb::Mount(mount) => mounted(global, host, mount),
         Verb::Seal(_)
         | Verb::Umount(_)

@@ -63,7 +63,7 @@ fn count(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
-fn problems(out: &mut dyn Write, what: &str, problems: &[ProblemReport]) -> io::Result<()> {
+pub fn problems(out: &mut dyn Write, what: &str, problems: &[ProblemReport]) -> io::Result<()> {
     for problem in problems {
         writeln!(
             out,

@@ -13,7 +13,7 @@ use super::control::{ControlTree, Repositories, SessionView};
 use super::copy::CopyReport;
 use super::mount::MountArguments;
 use super::restore::RestoreReport;
-use super::{Host, Selected};
+use super::{Host, Selected, jobs};
 use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::{self, FileSystem, OpenPointFacts};
@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::{check, copy, fuse, prune, restore};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -190,17 +191,20 @@ pub(super) fn has_open_point(state: &Path, id: ObjectId) -> bool {
     filesystem::has_open_point(state, id)
 }
 
-/// Mounts repositories at `directory`, calls `ready` when it answers, and returns when it was unmounted.
+/// Mounts repositories, each with its name there and the configured one, at `directory`, calls `ready` when it answers, and returns when it was unmounted.
 pub(super) fn mount(
-    repositories: Vec<(String, Arc<Repository>)>,
+    repositories: Vec<(String, String, Arc<Repository>)>,
     host: &Host,
     arguments: &MountArguments,
     ready: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    let opened = repositories
-        .into_iter()
-        .map(|(name, repository)| Ok((name, Arc::new(Catalog::open(repository)?))));
-    let catalogs = opened.collect::<Result<Vec<_>>>()?;
+    let mut catalogs = Vec::new();
+    let mut configured = BTreeMap::new();
+    for (name, known_as, repository) in repositories {
+        let catalog = Arc::new(Catalog::open(repository)?);
+        configured.insert(known_as, catalog.clone());
+        catalogs.push((name, catalog));
+    }
     let mut served = filesystem::Options::new(host.state_directory());
     served.spool_bytes = host.config().spool.unwrap_or(served.spool_bytes);
     served.entries_bytes = host.config().open_memory.unwrap_or(served.entries_bytes);
@@ -233,5 +237,7 @@ pub(super) fn mount(
             Err(also) => Error::new(Kind::Failed, format!("{error}; then {also}")),
         });
     }
+    // Until it is unmounted; then their runs are stopped.
+    let _jobs = jobs::of_mount(host, configured).map(|jobs| jobs.keep());
     mounted.wait(signals)
 }

@@ -6,7 +6,8 @@ use crate::error::{Error, Kind, Result};
 use crate::notify::Notifier;
 use crate::point::{Catalog, Contents, Entry, LATEST, Point, Trees};
 use crate::repository::{Credential, Local, Repository};
-use crate::store;
+use crate::store::{self, Rate, RatedStore, SharedStore};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ pub struct Host {
     keys: Keys,
     directories: Directories,
     clock: Clock,
+    /// Of all stores together.
+    rate: Option<Rate>,
+    /// Of each repository that has one, by its configured name: shared however often it is opened.
+    rates: BTreeMap<String, Rate>,
 }
 
 /// A restore point that a person named, or something in it.
@@ -56,7 +61,13 @@ impl Host {
                 }
             }
         };
+        let rates = config.repositories.iter().filter_map(|(name, reach)| {
+            let rate = Rate::new(Some(reach.rate?));
+            Some((name.clone(), rate))
+        });
         Ok(Self {
+            rate: config.rate.map(|rate| Rate::new(Some(rate))),
+            rates: rates.collect(),
             config,
             keys,
             directories,
@@ -95,18 +106,29 @@ impl Host {
 
     /// Opens a repository. `alone` when the command names no other one.
     pub fn open(&self, place: &RepositoryPlace, alone: bool) -> Result<Arc<Repository>> {
-        let store = store::open(&place.reach.url, &place.reach.store_options(false)?)?;
+        let store = self.store(place)?;
         // Before anybody is asked for the password of a repository that is not there.
         require_header(&store)?;
         let keys = self.keys.of(&place.name, &place.reach, alone)?;
         self.open_with(place, &store, &keys)
     }
 
+    /// Opens a repository's store, at the rates that the configuration allows.
+    pub fn store(&self, place: &RepositoryPlace) -> Result<SharedStore> {
+        let store = store::open(&place.reach.url, &place.reach.store_options(false)?)?;
+        let rates = [self.rate.as_ref(), self.rates.get(&place.name)];
+        let rates: Vec<_> = rates.into_iter().flatten().cloned().collect();
+        Ok(match rates.is_empty() {
+            true => store,
+            false => Arc::new(RatedStore::new(store, rates)),
+        })
+    }
+
     /// Opens a repository with what may be its keys. Fails with the last key's failure when none opens it.
     pub fn open_with(
         &self,
         place: &RepositoryPlace,
-        store: &store::SharedStore,
+        store: &SharedStore,
         keys: &[Credential],
     ) -> Result<Arc<Repository>> {
         let mut failure = None;
@@ -141,7 +163,7 @@ impl Host {
     }
 }
 
-fn require_header(store: &store::SharedStore) -> Result<()> {
+fn require_header(store: &SharedStore) -> Result<()> {
     let name = store::names::Name::Header.to_string();
     match store.head(&name) {
         Err(error) if error.kind() == Kind::NotFound => Err(Error::new(

@@ -23,6 +23,7 @@
 //! | [`stats`] | how much is stored, and how well |
 //! | [`add_key`], [`list_keys`], [`remove_key`] | who may open a repository |
 //! | [`test_notify`], [`list_notify`], [`send_notify`] | whether messages arrive, which have not, and all of them now |
+//! | [`list_jobs`], [`show_job`], [`start_job`], [`ask_job`] | copies that recur: how they stand, and what is asked of them |
 //! | [`mount`], [`unmount`] | repositories as directories |
 //! | [`Shared`], [`remount`] | one mount of a configuration, and binds of it |
 
@@ -35,6 +36,7 @@ mod engine;
 mod forget;
 mod host;
 mod init;
+mod jobs;
 mod key;
 mod marks;
 mod mount;
@@ -59,6 +61,9 @@ pub use engine::{PartFacts, PointFacts, ProblemReport, SessionFacts};
 pub use forget::{ForgetReport, forget};
 pub use host::{Host, Selected};
 pub use init::{InitArguments, InitReport, init};
+pub use jobs::{
+    JobLine, JobRunLine, JobsReport, StartReport, ask_job, list_jobs, show_job, start_job,
+};
 pub use key::{KeyLine, KeyReport, KeysReport, add_key, list_keys, remove_key};
 pub use marks::{MarkLine, UnmarkReport, Unmarking, plan_unmark};
 pub use mount::{MountArguments, MountPlan, mount, plan_mount, unmount};

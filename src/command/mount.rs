@@ -5,7 +5,6 @@ use crate::config::RepositoryPlace;
 use crate::error::{Error, Kind, Result};
 use crate::notify::Delivering;
 use crate::repository::Credential;
-use crate::store;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -86,11 +85,11 @@ pub fn plan_mount(host: &Host, mut arguments: MountArguments) -> Result<MountPla
 pub fn mount(host: &Host, plan: MountPlan, ready: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let mut open = Vec::new();
     for (name, place, keys) in &plan.repositories {
-        let store = store::open(&place.reach.url, &place.reach.store_options(false)?)?;
+        let store = host.store(place)?;
         let repository = host
             .open_with(place, &store, keys)
             .map_err(|error| error.context(name))?;
-        open.push((name.clone(), repository));
+        open.push((name.clone(), place.name.clone(), repository));
     }
     let _delivering = keep_delivering(host);
     engine::mount(open, host, &plan.arguments, ready)

@@ -1,10 +1,12 @@
 //! The configuration file.
 
 use super::directories::directory_in;
+use super::job::Written;
 use super::notify::Table;
 use super::program;
 use super::size;
 use crate::error::{Error, Kind, Result};
+use crate::job;
 use crate::notify::Settings;
 use crate::store::{AskKeys, CloudOptions, Secret, StoreOptions};
 use serde::Deserialize;
@@ -49,6 +51,14 @@ pub struct Config {
     /// Who is told of sessions that ended; nobody without it.
     #[serde(skip)]
     pub notify: Option<Settings>,
+    /// Bytes a second that all repositories together may be read at, and written at.
+    #[serde(default, deserialize_with = "size::deserialize_rate")]
+    pub rate: Option<u64>,
+    #[serde(default, rename = "job")]
+    written_jobs: BTreeMap<String, Written>,
+    /// Copies that recur, by name.
+    #[serde(skip)]
+    pub jobs: BTreeMap<String, job::Settings>,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -104,6 +114,9 @@ pub struct Reach {
     pub retention_type: Option<String>,
     /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
+    /// Bytes a second that it may be read at, and written at.
+    #[serde(default, deserialize_with = "size::deserialize_rate")]
+    pub rate: Option<u64>,
     /// Instead of the cache directory of all repositories.
     pub cache_directory: Option<PathBuf>,
 }
@@ -197,10 +210,33 @@ impl Config {
             let whose = format!("{}: [notify]", path.display());
             config.notify = Some(settings.map_err(|error| error.context(whose))?);
         }
+        config
+            .read_jobs()
+            .map_err(|error| error.context(path.display()))?;
         anchor(&mut config.cache_directory, directory);
         anchor(&mut config.state_directory, directory);
         config.file = Some(path.to_owned());
         Ok(config)
+    }
+
+    fn read_jobs(&mut self) -> Result<()> {
+        for (name, written) in std::mem::take(&mut self.written_jobs) {
+            let settings = written.read(&name)?;
+            let missing = |name: &&str| !self.repositories.contains_key(*name);
+            if let Some(missing) = settings.repositories().find(missing) {
+                let message = format!(
+                    "the job {name:?} needs a [repository.{missing}] section: there is no repository {missing:?}"
+                );
+                return Err(Error::new(Kind::Invalid, message));
+            }
+            self.jobs.insert(name, settings);
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn parse_text(text: &str) -> Result<Self> {
+        Self::parse(text, Path::new("/etc/keepfs.toml"))
     }
 }
 

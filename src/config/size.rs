@@ -36,6 +36,40 @@ pub fn parse_size(text: &str) -> Result<u64> {
     number.checked_mul(*factor).ok_or_else(wrong)
 }
 
+/// Units of a rate. Lines are sold in powers of 1000.
+const RATE_UNITS: [(&str, u64); 7] = [
+    ("b", 1),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+];
+
+/// Bytes a second from `20 MB/s` or `512 KiB/s`. [`Kind::Invalid`] for anything else, and for none at all.
+pub fn parse_rate(text: &str) -> Result<u64> {
+    let read = || {
+        let size = text.trim().strip_suffix("/s")?.trim();
+        let end = size.find(|digit: char| !digit.is_ascii_digit())?;
+        let number: u64 = size[..end].parse().ok()?;
+        let unit = size[end..].trim().to_ascii_lowercase();
+        let (_, factor) = RATE_UNITS.iter().find(|(name, _)| *name == unit)?;
+        number.checked_mul(*factor).filter(|rate| *rate > 0)
+    };
+    read().ok_or_else(|| {
+        let message = format!("{text:?} is not a rate; write it as \"20 MB/s\"");
+        Error::new(Kind::Invalid, message)
+    })
+}
+
+pub(super) fn deserialize_rate<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_rate(&text).map(Some).map_err(D::Error::custom)
+}
+
 /// A size in the configuration: a string with a unit, or a number of bytes.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     #[derive(serde::Deserialize)]

@@ -360,9 +360,19 @@ impl Repository {
     /// The same repository as its store alone shows it: nothing that this host has cached is used. What is cached
     /// anew goes to `directory`, which the caller removes.
     pub fn afresh(&self, directory: &Path) -> Result<Arc<Self>> {
+        self.again(self.access.store.clone(), directory)
+    }
+
+    /// The same repository through another door to the same store, for whoever watches or slows what passes. No key is
+    /// derived again; the caches on disk are shared, memory is its own.
+    pub fn through(&self, store: SharedStore) -> Result<Arc<Self>> {
+        self.again(store, &self.cache_directory())
+    }
+
+    fn again(&self, store: SharedStore, directory: &Path) -> Result<Arc<Self>> {
         make_private(directory)?;
         let access = Access {
-            store: self.access.store.clone(),
+            store,
             ring: self.access.ring.clone(),
         };
         let index = Index::new(directory.join("index"))?;

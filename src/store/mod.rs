@@ -11,6 +11,7 @@ mod memory;
 pub mod names;
 mod open;
 pub mod probe;
+mod rate;
 mod refusal;
 mod traffic;
 mod tried;
@@ -21,6 +22,7 @@ pub use directory::DirectoryStore;
 pub use memory::MemoryStore;
 pub use open::{StoreOptions, open};
 pub use probe::{Capabilities, Offers, probe};
+pub use rate::{Bucket, Rate, RatedStore};
 pub use traffic::{RequestVerb, Traffic};
 pub use trouble::{Refused, Trouble};
 
