@@ -3,14 +3,17 @@
 //! ```text
 //! .keepfs/
 //!   repositories/NAME/{state,stats,config}
+//!   jobs/NAME/{state,enabled,action,config,next-run,last-run}
 //!   sessions/ID/{state,progress,failed,log,action}      running/ needs-action/ last-24h/   (links)
 //! ```
 //! Each directory at the top is a [`Controls`] of its own, whose paths begin below it: another one is another struct
 //! and one line where a mount is made.
 
+mod jobs;
 mod repositories;
 mod sessions;
 
+pub(super) use jobs::Jobs;
 pub(super) use repositories::Repositories;
 pub(super) use sessions::SessionView;
 

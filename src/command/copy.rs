@@ -70,7 +70,10 @@ pub fn copy(
     progress: &Progress,
 ) -> Result<CopyReport> {
     let chosen = choose(host, sources, target)?;
-    copy_chosen(&chosen.groups, &chosen.target, progress)
+    let telling = engine::Telling::of(host);
+    let copied = copy_chosen(&chosen.groups, &chosen.target, &telling, progress);
+    telling.deliver();
+    copied
 }
 
 /// Every complete point that the places name.
@@ -104,12 +107,13 @@ pub(super) fn choose(host: &Host, sources: &[Place], target: &RepositoryPlace) -
 pub(super) fn copy_chosen(
     groups: &[Group],
     target: &Catalog,
+    telling: &engine::Telling,
     progress: &Progress,
 ) -> Result<CopyReport> {
     let mut report = CopyReport::default();
     for (source, points) in groups.iter().filter(|(_, points)| !points.is_empty()) {
         let (source, target) = (source.repository(), target.repository());
-        report.add(engine::copy(source, points, target, progress)?);
+        report.add(engine::copy(source, points, target, telling, progress)?);
     }
     Ok(report)
 }

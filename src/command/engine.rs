@@ -1,15 +1,17 @@
 //! The one place where the verbs meet the rooms that do their work, and the shape in which all of them tell problems.
 
 mod sessions;
+mod telling;
 
 pub use sessions::{PartFacts, PointFacts, SessionFacts};
 pub(super) use sessions::{
     retry_session, session, session_ids, session_log, session_source, sessions, skip_session,
     tell as tell_session, undo_session,
 };
+pub(super) use telling::Telling;
 
 use super::check::CheckReport;
-use super::control::{ControlTree, Repositories, SessionView};
+use super::control::{ControlTree, Jobs, Repositories, SessionView};
 use super::copy::CopyReport;
 use super::mount::MountArguments;
 use super::restore::RestoreReport;
@@ -73,6 +75,7 @@ pub(super) fn copy(
     source: &Arc<Repository>,
     points: &[(Vec<u8>, Arc<Point>)],
     target: &Arc<Repository>,
+    telling: &Telling,
     progress: &Progress,
 ) -> Result<CopyReport> {
     let scopes = points.iter().map(|(backup, point)| copy::Scope::Point {
@@ -87,6 +90,7 @@ pub(super) fn copy(
     let ends = [source, target].map(|repository| copy::End::open(repository.clone()));
     let [source, target] = ends;
     let conducted = copy::conduct_copy(&selection, &source?, &target?, &options, progress)?;
+    telling.conducted(&conducted);
     if conducted.report.record.state != copy::SessionState::NeedsAction {
         conducted.result?;
     }
@@ -212,9 +216,15 @@ pub(super) fn mount(
     let tree = Arc::new(FileSystem::new(catalogs.clone(), served));
     let repositories = Repositories::new(catalogs.clone(), host.clock().clone());
     let mut controls = ControlTree::default().with("repositories", repositories);
-    for (name, view) in SessionView::all(&catalogs, &tree) {
+    let telling = Telling::of(host);
+    for (name, view) in SessionView::all(&catalogs, &tree, &telling) {
         controls = controls.with(name, view);
     }
+    let jobs = jobs::of_mount(host, configured);
+    if let Some(jobs) = &jobs {
+        controls = controls.with("jobs", Jobs::new(jobs.clone()));
+    }
+    tree.set_listener(Box::new(move |id, record| telling.ended(id, record)));
     tree.set_controls(Arc::new(controls));
     tree.keep_sealing_idle();
     tree.keep_resuming();
@@ -238,6 +248,6 @@ pub(super) fn mount(
         });
     }
     // Until it is unmounted; then their runs are stopped.
-    let _jobs = jobs::of_mount(host, configured).map(|jobs| jobs.keep());
+    let _jobs = jobs.map(|jobs| jobs.keep());
     mounted.wait(signals)
 }

@@ -1,6 +1,7 @@
 //! `job`: copies that recur. A daemon that mounts all repositories of a job has it; without one the command runs it
 //! itself.
 
+use super::engine::Telling;
 use super::{CopyReport, Host, ProblemReport, engine};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
@@ -230,7 +231,8 @@ fn jobs_with(
     let jobs: Vec<_> = jobs
         .map(|(name, settings)| (name.clone(), settings.clone()))
         .collect();
-    let work = Box::new(Copies { catalogs });
+    let telling = Telling::of(host);
+    let work = Box::new(Copies { catalogs, telling });
     let clock = host.clock().clone();
     Jobs::new(jobs, &directory(host), work, Box::new(log), clock)
 }
@@ -297,6 +299,7 @@ type Named = (Vec<u8>, Arc<Point>);
 /// Copies between repositories that are open already.
 struct Copies {
     catalogs: BTreeMap<String, Arc<Catalog>>,
+    telling: Telling,
 }
 
 impl Copies {
@@ -320,6 +323,7 @@ impl Copies {
         source: &str,
         target: &str,
         points: &[Named],
+        telling: &Telling,
         control: &Arc<Control>,
     ) -> Result<CopyReport> {
         let [source, target] = [self.catalog(source)?, self.catalog(target)?];
@@ -331,7 +335,7 @@ impl Copies {
         let source = source.repository().through(gated)?;
         let gated = Arc::new(GatedStore::target(rated(target), control.clone()));
         let target = target.repository().through(gated)?;
-        engine::copy(&source, points, &target, &control.progress)
+        engine::copy(&source, points, &target, telling, &control.progress)
     }
 }
 
@@ -379,9 +383,10 @@ impl Work for Copies {
                 group.push((wanted.backup.clone(), point.clone()));
             }
         }
+        let telling = self.telling.of_job(&control.job);
         let mut all = CopiedPoints::default();
         for (source, points) in groups {
-            let report = self.copy_from(source, target, &points, control)?;
+            let report = self.copy_from(source, target, &points, &telling, control)?;
             let problems = report.problems.into_iter();
             all.problems
                 .extend(problems.map(|problem| (problem.path, problem.sentence)));

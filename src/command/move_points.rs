@@ -2,6 +2,7 @@
 //! one: whatever ends the process before, both have it or the source has it.
 
 use super::copy::{Chosen, choose, copy_chosen};
+use super::engine::Telling;
 use super::{CopyReport, Host, ProblemReport, text};
 use crate::config::{Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
@@ -34,8 +35,11 @@ pub fn move_points(
     progress: &Progress,
 ) -> Result<MoveReport> {
     let Chosen { groups, target } = choose(host, sources, target)?;
+    let telling = Telling::of(host);
+    let copied = copy_chosen(&groups, &target, &telling, progress);
+    telling.deliver();
     let mut report = MoveReport {
-        copy: copy_chosen(&groups, &target, progress)?,
+        copy: copied?,
         ..MoveReport::default()
     };
     let contents = target.refresh()?;

@@ -229,8 +229,9 @@ pub fn act_on_session(
     progress: &Progress,
 ) -> Result<SessionReport> {
     let found = find(host, named)?;
+    let telling = engine::Telling::of(host);
     let facts = match action {
-        SessionAction::Skip => engine::skip_session(&found.repository, found.id)?,
+        SessionAction::Skip => engine::skip_session(&found.repository, found.id, &telling)?,
         SessionAction::Undo => engine::undo_session(&found.repository, found.id)?,
         SessionAction::Retry => {
             let party = engine::session_source(&found.repository, found.id)?;
@@ -238,9 +239,10 @@ pub fn act_on_session(
                 Some(place) => host.open(place, false)?,
                 None => source_of(host, &party)?,
             };
-            engine::retry_session(&source, &found.repository, found.id, progress)?
+            engine::retry_session(&source, &found.repository, found.id, &telling, progress)?
         }
     };
+    telling.deliver();
     Ok(line(&found.place, facts))
 }
 

@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// [`SessionRecord::more`]: the id of the open point that a tool writes; the session is that tool's copy.
 pub const OPEN_POINT: &str = "open-point";
 
+/// [`SessionRecord::more`]: how often a person has asked for it again.
+const ROUND: &str = "round";
+
 /// Failed parts that a record lists at most; it counts them all. 10 000 parts are about 2 MB.
 pub const FAILED_PARTS_MAX: usize = 10_000;
 
@@ -218,6 +221,12 @@ impl SessionRecord {
         self.more.retain(|(known, _)| known != name);
         let fact = value.map(|value| (name.to_owned(), value.to_vec()));
         self.more.extend(fact);
+    }
+
+    /// How often a person has asked for it again.
+    pub fn round(&self) -> u32 {
+        let told = self.fact(ROUND).and_then(|told| told.try_into().ok());
+        told.map_or(0, u32::from_le_bytes)
     }
 
     /// How many points came to this end.

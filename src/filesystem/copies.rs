@@ -35,6 +35,9 @@ struct Watched {
     said: i64,
 }
 
+/// Who hears of sessions that end, or begin to wait for somebody.
+pub type Listener = Box<dyn Fn(ObjectId, &SessionRecord) + Send + Sync>;
+
 /// The open points that tools may make copies in.
 #[derive(Default)]
 pub(super) struct Copies {
@@ -130,10 +133,23 @@ impl FileSystem {
             };
         }
         let entered = session.go_on_as(next);
-        if entered.is_err() {
-            session.record = before;
+        match &entered {
+            Ok(()) => self.tell_listener(session.id, &session.record),
+            Err(_) => session.record = before,
         }
         entered
+    }
+
+    /// Hands in who hears of sessions that end here: once, before the tree is served.
+    pub fn set_listener(&self, listener: Listener) {
+        let set = self.listener.set(listener);
+        assert!(set.is_ok(), "a listener is handed in once");
+    }
+
+    fn tell_listener(&self, id: ObjectId, record: &SessionRecord) {
+        if let Some(listener) = self.listener.get().filter(|_| !record.state.works()) {
+            listener(id, record);
+        }
     }
 
     /// Acts on a tool's copy: `retry` brings again what could not be brought, `skip` gives the session up and leaves the
@@ -166,6 +182,7 @@ impl FileSystem {
                 session.record.reason =
                     "skipped: the point stays open until it is sealed or discarded".to_owned();
                 session.go_on_as(SessionState::Warning)?;
+                self.tell_listener(session.id, &session.record);
                 self.remember(&open, session);
             }
             Action::Undo => {
@@ -243,6 +260,9 @@ impl FileSystem {
             }
             (false, None) => return,
         };
+        if let Ok(conducted) = &conducted {
+            self.tell_listener(id, &conducted.report.record);
+        }
         match conducted.and_then(|conducted| conducted.result) {
             Ok(()) => tracing::info!("went on with session {id}"),
             Err(error) => tracing::warn!("session {id} was gone on with, and stopped: {error}"),

@@ -163,6 +163,8 @@ pub struct FileSystem {
     repositories: Arc<Vec<Arc<MountedRepository>>>,
     open_points: OpenPoints,
     copies: Copies,
+    /// Who hears of sessions that end here.
+    listener: OnceLock<copies::Listener>,
     inodes: Table,
     files: Handles<FileHandle>,
     directories: Handles<DirectoryHandle>,
@@ -208,6 +210,7 @@ impl FileSystem {
         let filesystem = Self {
             open_points: OpenPoints::new(directory, spool),
             copies: Copies::default(),
+            listener: OnceLock::new(),
             started: options.clock.now(),
             repositories,
             inodes: Table::new(),

@@ -20,6 +20,8 @@ struct Asked {
 /// What is asked of a run, and how far it is.
 #[derive(Debug)]
 pub struct Control {
+    /// The job that it is a run of.
+    pub job: String,
     /// How far it is; its wish to stop is the one of this run.
     pub progress: Progress,
     /// How many bytes a second it may read, and write.
@@ -30,8 +32,9 @@ pub struct Control {
 
 impl Control {
     /// Of a run that may go on at this rate.
-    pub fn new(rate: Option<u64>) -> Self {
+    pub fn new(job: &str, rate: Option<u64>) -> Self {
         Self {
+            job: job.to_owned(),
             progress: Progress::default(),
             rate: Rate::new(rate),
             asked: Mutex::default(),

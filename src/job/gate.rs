@@ -3,7 +3,7 @@
 use super::Control;
 use crate::error::{Error, Kind, Result};
 use crate::store::names::Name;
-use crate::store::{Object, Offers, SharedStore, Space, Store, Upload};
+use crate::store::{Object, Offers, Refused, SharedStore, Space, Store, Traffic, Upload};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -95,6 +95,18 @@ impl Store for GatedStore {
 
     fn prefer_storage_class(&self, class: &str) {
         self.inner.prefer_storage_class(class);
+    }
+
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        self.inner.ask(name)
+    }
+
+    fn archive_class(&self) -> Option<String> {
+        self.inner.archive_class()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.inner.traffic()
     }
 }
 

@@ -277,7 +277,7 @@ impl Jobs {
         let (control, made, handled) = {
             let mut now = job.now.lock();
             now.asked = None;
-            let control = Arc::new(Control::new(now.rate));
+            let control = Arc::new(Control::new(name, now.rate));
             control.set_open(job.is_open(started));
             now.control = Some(control.clone());
             (control, now.state.made(), now.state.handled.clone())

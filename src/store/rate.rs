@@ -4,7 +4,7 @@
 //! Whoever passes bytes first takes them from a bucket that fills at the rate and holds a tenth of a second's worth. It
 //! may be overdrawn by one piece of half a second's worth, so that nobody waits for longer than that for a piece.
 
-use super::{Object, Offers, SharedStore, Space, Store, Upload};
+use super::{Object, Offers, Refused, SharedStore, Space, Store, Traffic, Upload};
 use crate::error::Result;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Condvar, Mutex};
@@ -238,6 +238,18 @@ impl Store for RatedStore {
 
     fn prefer_storage_class(&self, class: &str) {
         self.inner.prefer_storage_class(class);
+    }
+
+    fn ask(&self, name: &str) -> Result<Bytes, Refused> {
+        self.inner.ask(name)
+    }
+
+    fn archive_class(&self) -> Option<String> {
+        self.inner.archive_class()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.inner.traffic()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{line, missing};
 use crate::clock::Time;
-use crate::command::engine::{SessionFacts, tell_session};
+use crate::command::engine::{SessionFacts, Telling, tell_session};
 use crate::copy::{self, Action, End, OPEN_POINT, Session, TransferOptions};
 use crate::error::{Error, Kind, Result};
 use crate::filesystem::{Caller, ControlEntry, ControlKind, Controls, FileSystem};
@@ -35,6 +35,7 @@ struct Known {
 pub(in crate::command) struct Sessions {
     catalogs: Vec<Arc<Catalog>>,
     tree: Weak<FileSystem>,
+    telling: Telling,
     known: Mutex<Known>,
 }
 
@@ -59,6 +60,7 @@ impl SessionView {
     pub(in crate::command) fn all(
         catalogs: &[(String, Arc<Catalog>)],
         tree: &Arc<FileSystem>,
+        telling: &Telling,
     ) -> [(&'static str, Self); 4] {
         let sessions = Arc::new(Sessions {
             catalogs: catalogs
@@ -66,6 +68,7 @@ impl SessionView {
                 .map(|(_, catalog)| catalog.clone())
                 .collect(),
             tree: Arc::downgrade(tree),
+            telling: telling.clone(),
             known: Mutex::default(),
         });
         [
@@ -147,11 +150,16 @@ impl Sessions {
         }
         let target = End::open(catalog.repository().clone())?;
         match action {
-            Action::Skip => copy::skip_session(session).map(drop),
+            Action::Skip => {
+                let skipped = copy::skip_session(session)?;
+                self.telling.ended(skipped.session, &skipped.record);
+                Ok(())
+            }
             Action::Undo => copy::undo_session(session, &target)?.result,
             Action::Retry => {
                 let source = self.source(&session)?;
                 session.take(Action::Retry)?;
+                let telling = self.telling.clone();
                 thread::spawn(move || {
                     let options =
                         TransferOptions::between(source.repository(), target.repository());
@@ -159,6 +167,9 @@ impl Sessions {
                     let progress = Progress::default();
                     let conducted =
                         copy::retry_taken(session, &source, &target, &options, &progress);
+                    if let Ok(conducted) = &conducted {
+                        telling.conducted(conducted);
+                    }
                     // Its record tells it, too.
                     if let Err(error) = conducted.and_then(|conducted| conducted.result) {
                         tracing::warn!("session {id}: {error}");

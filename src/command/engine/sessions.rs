@@ -1,6 +1,6 @@
 //! Copy sessions, told as reports, and what is asked of them.
 
-use super::text;
+use super::{Telling, text};
 use crate::command::session::LogLine;
 use crate::copy::{self, End, Outcome, Session, SessionPoint, SessionRecord, TransferOptions};
 use crate::error::{Error, Kind, Result};
@@ -198,12 +198,14 @@ pub(in crate::command) fn retry_session(
     source: &Arc<Repository>,
     target: &Arc<Repository>,
     id: ObjectId,
+    telling: &Telling,
     progress: &Progress,
 ) -> Result<SessionFacts> {
     let session = tools_own(Session::find(target, id)?)?;
     let options = TransferOptions::between(source, target);
     let (from, to) = (End::open(source.clone())?, End::open(target.clone())?);
     let conducted = copy::retry_session(session, &from, &to, &options, progress)?;
+    telling.conducted(&conducted);
     if conducted.report.record.state != copy::SessionState::NeedsAction {
         conducted.result?;
     }
@@ -214,8 +216,10 @@ pub(in crate::command) fn retry_session(
 pub(in crate::command) fn skip_session(
     target: &Arc<Repository>,
     id: ObjectId,
+    telling: &Telling,
 ) -> Result<SessionFacts> {
-    copy::skip_session(tools_own(Session::find(target, id)?)?)?;
+    let skipped = copy::skip_session(tools_own(Session::find(target, id)?)?)?;
+    telling.ended(id, &skipped.record);
     session(target, id)
 }
 

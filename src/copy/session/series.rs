@@ -157,6 +157,9 @@ impl Session {
     /// now, and with `Invalid` when its state has no such action.
     pub fn take(&mut self, action: Action) -> Result<()> {
         let next = self.record.state.begin(action, self.is_alive())?;
+        let round = self.record.round().saturating_add(1);
+        self.record
+            .set_fact(super::ROUND, Some(&round.to_le_bytes()));
         self.become_ours(next)
     }
 

@@ -1,0 +1,119 @@
+//! People are told of sessions that end.
+
+use super::text;
+use crate::command::Host;
+use crate::copy::{Conducted, FailedPart, Outcome, SessionPoint, SessionRecord, SessionState};
+use crate::id::ObjectId;
+use crate::notify::{Ended, Ending, Notifier, Object};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a command waits for its message to be sent; the next command, or a daemon, sends it otherwise.
+const DELIVERY: Duration = Duration::from_secs(10);
+
+/// Who is told of sessions, and of which job they are runs.
+#[derive(Clone, Debug, Default)]
+pub(in crate::command) struct Telling {
+    notifier: Option<Arc<Notifier>>,
+    job: Option<String>,
+}
+
+impl Telling {
+    /// As the configuration says. Nothing fails because nobody can be told.
+    pub(in crate::command) fn of(host: &Host) -> Self {
+        let notifier = host.notifier().unwrap_or_else(|error| {
+            tracing::error!("nobody is told of anything: {error}");
+            None
+        });
+        Self {
+            notifier,
+            job: None,
+        }
+    }
+
+    /// The same, of runs of a job.
+    pub(in crate::command) fn of_job(&self, job: &str) -> Self {
+        Self {
+            notifier: self.notifier.clone(),
+            job: Some(job.to_owned()),
+        }
+    }
+
+    /// Tells of a session as it stands now, if that is an end that people may want to hear of.
+    pub(in crate::command) fn ended(&self, id: ObjectId, record: &SessionRecord) {
+        let Some(notifier) = &self.notifier else {
+            return;
+        };
+        let ending = match record.state {
+            SessionState::Success => Ending::Success,
+            SessionState::Warning => Ending::Warning,
+            SessionState::Failed => Ending::Failed,
+            SessionState::NeedsAction => Ending::NeedsAction,
+            _ => return,
+        };
+        notifier.ended(&message(id, record, ending, self.job.clone()));
+    }
+
+    /// As [`Self::ended`], of a copy that was just run.
+    pub(in crate::command) fn conducted(&self, conducted: &Conducted) {
+        self.ended(conducted.report.session, &conducted.report.record);
+    }
+
+    /// Sends what waits, for a moment.
+    pub(in crate::command) fn deliver(&self) {
+        if let Some(notifier) = &self.notifier {
+            notifier.deliver_within(DELIVERY);
+        }
+    }
+}
+
+fn message(id: ObjectId, record: &SessionRecord, ending: Ending, job: Option<String>) -> Ended {
+    let failed = record.failed.iter().map(failed_object);
+    let points = record.points.iter().map(point_object);
+    let backups: BTreeSet<_> = record.points.iter().map(|point| &point.into).collect();
+    Ended {
+        session: id,
+        ending,
+        round: record.round(),
+        job,
+        backups: backups.into_iter().map(|name| text(name)).collect(),
+        source: record.source.location.clone(),
+        target: record.target.location.clone(),
+        objects: failed.chain(points).collect(),
+        objects_count: record.failed_total + record.points.len() as u64,
+        issues: record.failed_total,
+        started: record.started,
+        ended: record.ended.unwrap_or(record.started),
+        bytes: record.points.iter().map(|point| point.bytes).sum(),
+        stored_bytes: record.counters.stored_bytes,
+    }
+}
+
+fn failed_object(part: &FailedPart) -> Object {
+    Object {
+        path: format!(
+            "{}/{}/{}",
+            text(&part.backup),
+            text(&part.point),
+            text(&part.path)
+        ),
+        outcome: "failed".to_owned(),
+        reason: part.reason.clone(),
+    }
+}
+
+fn point_object(point: &SessionPoint) -> Object {
+    let outcome = match point.outcome {
+        Outcome::Waiting => "waiting",
+        Outcome::Copied => "copied",
+        Outcome::Present => "present",
+        Outcome::Conflict => "conflict",
+        Outcome::Failed => "failed",
+    };
+    Object {
+        path: format!("{}/{}", text(&point.into), text(&point.name)),
+        outcome: outcome.to_owned(),
+        reason: String::new(),
+    }
+}
