@@ -35,6 +35,6 @@ pub use run::{Outcome, RunRecord};
 pub use schedule::Schedule;
 pub use scheduler::{Jobs, Keeper};
 pub use select::{Candidate, PointId, Select, choose};
-pub use settings::{Settings, Source};
+pub use settings::{OnCopy, Settings, Source};
 pub use window::Window;
 pub use work::{CopiedPoints, Look, Work};

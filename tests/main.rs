@@ -66,6 +66,7 @@ mod secrecy;
 mod self_seal;
 mod served;
 mod servers;
+mod session_kills;
 mod session_story;
 mod sessions;
 mod settings;

@@ -75,8 +75,33 @@ impl Mounted {
         found.lines().map(PathBuf::from).collect()
     }
 
+    /// kill -9 of the daemon that serves the mount: the only process that has this host's directory as its home.
+    fn kill_daemon(&self) {
+        let home = format!("HOME={}", self.host.home.path().display());
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+            let number = process.file_name().to_string_lossy().parse::<i32>();
+            let mut variables = environment.split(|byte| *byte == 0);
+            if let (Ok(number), true) = (number, variables.any(|it| it == home.as_bytes())) {
+                // SAFETY: a signal to a process of this test.
+                unsafe { libc::kill(number, libc::SIGKILL) };
+            }
+        }
+    }
+
     fn shell(&self, script: &str) -> String {
         run(&format!("cd '{}'; {script}", self.mount().display()))
+    }
+
+    /// The kernel may remember for a moment that a point is not there.
+    fn same(&self, point: &str) {
+        wait_for(&format!("{point} in both repositories"), || {
+            let same = try_run(&format!(
+                "cd '{}'; diff -r primary/web/{point} offsite/web/{point}",
+                self.mount().display()
+            ));
+            same.status.success().then_some(())
+        });
     }
 
     fn sessions(&self) -> Vec<Value> {
@@ -86,12 +111,23 @@ impl Mounted {
 
     /// The only session, once it has this state.
     fn session_that_is(&self, state: &str) -> Value {
-        wait_for(&format!("a session that is {state}"), || {
-            let sessions = self.sessions();
-            sessions
-                .into_iter()
-                .find(|session| session["state"] == state)
-        })
+        let last = std::cell::RefCell::new(Vec::new());
+        let look = || {
+            *last.borrow_mut() = self.sessions();
+            let found = last.borrow();
+            let found = found.iter().find(|session| session["state"] == state);
+            found.cloned()
+        };
+        for _ in 0..600 {
+            if let Some(found) = look() {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        panic!(
+            "no session that is {state} within two minutes: {:?}",
+            last.borrow()
+        );
     }
 }
 
@@ -181,7 +217,7 @@ fn actions_through_files_do_what_those_of_the_command_do() {
     });
     mounted.session_that_is("success");
     assert_eq!(mounted.shell("ls .keepfs/needs-action"), "");
-    mounted.shell("diff -r primary/web/broken offsite/web/broken");
+    mounted.same("broken");
 }
 
 #[test]
@@ -207,10 +243,17 @@ fn a_tools_copy_that_lacks_a_pack_waits_and_the_same_tool_finishes_it() {
     mounted.shell(&format!("echo retry > .keepfs/sessions/{id}/action"));
     let session = mounted.session_that_is("success");
     assert_eq!(session["id"], id);
-    mounted.shell("diff -r primary/web/one offsite/web/one");
+    mounted.same("one");
 
     // Another one is given up by its session.
     let packs = mounted.back_up("two", &random.bytes(200_000));
+    wait_for("the point in the mount", || {
+        mounted
+            .mount()
+            .join("primary/web/two")
+            .exists()
+            .then_some(())
+    });
     std::fs::rename(&packs[0], &away).unwrap();
     let _ = try_run(&format!(
         "cd '{}'; cp -a primary/web/two offsite/web/",
@@ -256,4 +299,45 @@ fn a_daemon_goes_on_with_a_copy_whose_process_was_killed() {
     mounted
         .host
         .expect(0, &["--quiet", "check", "--read-data", "offsite"]);
+}
+
+#[test]
+fn a_job_that_wants_it_rests_while_a_copy_of_its_backups_is_not_over() {
+    let mounted = Mounted::new();
+    let mut random = Random(11);
+    let packs = mounted.back_up("one", &random.bytes(200_000));
+    let away = mounted.host.path("away");
+    let config = std::fs::read_to_string(mounted.host.path("keepfs.toml")).unwrap();
+    let job = "[job.strict]\nsource = \"primary/web\"\ntarget = \"offsite\"\nselect = \"all\"\non-copy = \"disable\"\n";
+    std::fs::write(mounted.host.path("keepfs.toml"), config + job).unwrap();
+    std::fs::rename(&packs[0], &away).unwrap();
+    mounted
+        .host
+        .expect(4, &["--quiet", "copy", "primary", "offsite"]);
+    let id = mounted.session_that_is("needs-action")["id"].clone();
+    let id = id.as_str().unwrap();
+    mounted.begin();
+    let shown = |text: &str| {
+        wait_for(text, || {
+            let state = std::fs::read_to_string(mounted.mount().join(".keepfs/jobs/strict/state"));
+            state.is_ok_and(|state| state.contains(text)).then_some(())
+        });
+    };
+    shown(&format!("disabled-by = copy:{id}"));
+    let start = format!(
+        "echo start > '{}/.keepfs/jobs/strict/action'",
+        mounted.mount().display()
+    );
+    assert!(complaint(&start).contains("busy"));
+    assert_eq!(mounted.shell("cat .keepfs/jobs/strict/enabled"), "1\n");
+    // Also when the daemon died meanwhile.
+    mounted.kill_daemon();
+    let _ = try_run(&format!("umount -l '{}'", mounted.mount().display()));
+    mounted.begin();
+    shown(&format!("disabled-by = copy:{id}"));
+    std::fs::rename(&away, &packs[0]).unwrap();
+    mounted.host.expect(0, &["--quiet", "session", "retry", id]);
+    shown("state = idle");
+    mounted.shell("echo start > .keepfs/jobs/strict/action");
+    mounted.same("one");
 }

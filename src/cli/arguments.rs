@@ -252,6 +252,7 @@ A job is a section of the configuration:
   after = 'COMMAND'                # always; KEEPFS_RESULT is success, warning, needs-action, failed or stopped;
                                    # KEEPFS_REASON, KEEPFS_COPIED, KEEPFS_POINTS, KEEPFS_STORED_BYTES, KEEPFS_JOB say more
   rpo = '4h'                       # warn when the newest copy of a backup is older
+  on-copy = 'disable'              # while a copy of its backups runs or waits for somebody; 'continue' without it
   enabled = true                   # until `job enable` or `job disable` says otherwise
 
 The daemon of `keepfs mount` runs the jobs whose repositories it mounts; no other service is needed. A schedule goes by the

@@ -5,8 +5,8 @@ mod telling;
 
 pub use sessions::{PartFacts, PointFacts, SessionFacts};
 pub(super) use sessions::{
-    retry_session, session, session_ids, session_log, session_source, sessions, skip_session,
-    tell as tell_session, undo_session,
+    copy_of, retry_session, session, session_ids, session_log, session_source, sessions,
+    skip_session, tell as tell_session, undo_session,
 };
 pub(super) use telling::Telling;
 
@@ -28,6 +28,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a session waits for somebody before `auto-action` is done, unless the configuration says otherwise.
+const AUTO_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Something that could not be done, and why.
 #[derive(Clone, Debug, Serialize)]
@@ -86,6 +90,8 @@ pub(super) fn copy(
         scopes: scopes.collect(),
         into: None,
     };
+    // Before there is a session.
+    copy::require_both_ready(source, target)?;
     let options = copy::TransferOptions::between(source, target);
     let ends = [source, target].map(|repository| copy::End::open(repository.clone()));
     let [source, target] = ends;
@@ -213,6 +219,19 @@ pub(super) fn mount(
     served.spool_bytes = host.config().spool.unwrap_or(served.spool_bytes);
     served.entries_bytes = host.config().open_memory.unwrap_or(served.entries_bytes);
     served.numeric_owners = host.config().numeric_owners;
+    let sessions = &host.config().sessions;
+    let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
+    served.park_after = sessions.park_after.map_or(served.park_after, seconds);
+    served.auto_action = sessions
+        .auto_action
+        .as_ref()
+        .and_then(|word| copy::Action::named(word))
+        .map(|action| {
+            (
+                action,
+                sessions.auto_action_after.map_or(AUTO_AFTER, seconds),
+            )
+        });
     let tree = Arc::new(FileSystem::new(catalogs.clone(), served));
     let repositories = Repositories::new(catalogs.clone(), host.clock().clone());
     let mut controls = ControlTree::default().with("repositories", repositories);
@@ -222,6 +241,7 @@ pub(super) fn mount(
     }
     let jobs = jobs::of_mount(host, configured);
     if let Some(jobs) = &jobs {
+        jobs::keep_blocking(host, jobs, &catalogs);
         controls = controls.with("jobs", Jobs::new(jobs.clone()));
     }
     tree.set_listener(Box::new(move |id, record| telling.ended(id, record)));

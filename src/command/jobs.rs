@@ -7,11 +7,12 @@ use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::job::{
     self, Action, Candidate, Control, CopiedPoints, Event, GatedStore, JobFacts, Jobs, Look,
-    Outcome, PointId, RunRecord, Select, Settings, Work,
+    OnCopy, Outcome, PointId, RunRecord, Select, Settings, Work,
 };
 use crate::point::{Catalog, Contents, Point};
 use crate::progress::Progress;
 use crate::store::RatedStore;
+use crate::thread;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ use std::time::Duration;
 const FRESH_LOCAL: Duration = Duration::from_millis(800);
 /// A repository in a cloud: a listing is a paid request. What this daemon itself completes is seen at once.
 const FRESH_CLOUD: Duration = Duration::from_secs(10);
+
+/// How often is looked for copies that disable jobs.
+const BLOCKING: Duration = Duration::from_secs(5);
 
 /// What became of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -257,6 +261,48 @@ pub(super) fn of_mount(host: &Host, catalogs: BTreeMap<String, Arc<Catalog>>) ->
     Some(Arc::new(jobs))
 }
 
+/// From now on keeps jobs from running that want it so (`on-copy = "disable"`) while a copy of their backups is not over,
+/// as long as there are the jobs. What is said of that is looked up from the sessions, so that nothing of it outlives a
+/// crash.
+pub(super) fn keep_blocking(host: &Host, jobs: &Arc<Jobs>, catalogs: &[(String, Arc<Catalog>)]) {
+    let wanted = host.config().jobs.iter();
+    let wanted = wanted.filter(|(name, settings)| {
+        settings.on_copy == OnCopy::Disable && jobs.names().any(|known| known == name.as_str())
+    });
+    let wanted: Vec<_> = wanted
+        .map(|(name, settings)| (name.clone(), settings.clone()))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let (jobs, catalogs) = (Arc::downgrade(jobs), catalogs.to_vec());
+    thread::spawn(move || {
+        while let Some(jobs) = jobs.upgrade() {
+            for (name, settings) in &wanted {
+                if let Err(error) = block_or_not(&jobs, name, settings, &catalogs) {
+                    tracing::info!(
+                        "job {name}: copies of its backups are looked for later: {error}"
+                    );
+                }
+            }
+            drop(jobs);
+            std::thread::sleep(BLOCKING);
+        }
+    });
+}
+
+fn block_or_not(
+    jobs: &Jobs,
+    name: &str,
+    settings: &Settings,
+    catalogs: &[(String, Arc<Catalog>)],
+) -> Result<()> {
+    match engine::copy_of(catalogs, |source, backup| settings.takes(source, backup))? {
+        Some(id) => jobs.block(name, &format!("copy:{id}")),
+        None => jobs.unblock(name),
+    }
+}
+
 /// One line for each thing that happens.
 fn log(event: &Event) {
     match event {
@@ -335,6 +381,7 @@ impl Copies {
         let source = source.repository().through(gated)?;
         let gated = Arc::new(GatedStore::target(rated(target), control.clone()));
         let target = target.repository().through(gated)?;
+        engine::admit(&source, points, &target)?;
         engine::copy(&source, points, &target, telling, &control.progress)
     }
 }

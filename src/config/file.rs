@@ -59,9 +59,26 @@ pub struct Config {
     /// Copies that recur, by name.
     #[serde(skip)]
     pub jobs: BTreeMap<String, job::Settings>,
+    /// What is done about copy sessions that wait for somebody.
+    #[serde(default)]
+    pub sessions: Sessions,
     /// The file it was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
+}
+
+/// What is done about copy sessions that wait for somebody.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Sessions {
+    /// Seconds for which a tool's copy in a mount may rest before it waits for somebody; an hour without it.
+    #[serde(deserialize_with = "super::duration::deserialize")]
+    pub park_after: Option<i64>,
+    /// `retry`, `skip` or `undo`: what a mount does by itself about a session that nobody has acted on; nothing without it.
+    pub auto_action: Option<String>,
+    /// After so many seconds; a day without it.
+    #[serde(deserialize_with = "super::duration::deserialize")]
+    pub auto_action_after: Option<i64>,
 }
 
 /// How to reach one repository, and what `init` is to write into it.
@@ -201,6 +218,15 @@ impl Config {
         if let Some(address) = config.metrics_listen.filter(|it| !it.ip().is_loopback()) {
             let message = format!(
                 "{}: metrics-listen = \"{address}\" would show them to other hosts; use 127.0.0.1 or [::1], and a proxy with passwords before it",
+                path.display()
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        if let Some(word) = &config.sessions.auto_action
+            && !["retry", "skip", "undo"].contains(&word.as_str())
+        {
+            let message = format!(
+                "{}: [sessions] auto-action = {word:?} is none; write retry, skip or undo",
                 path.display()
             );
             return Err(Error::new(Kind::Invalid, message));

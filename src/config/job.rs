@@ -23,13 +23,14 @@
 //! after = "systemctl start shop"         # KEEPFS_RESULT says what became of it
 //! hook-timeout = "5m"
 //! rpo = "4h"                             # warn when the newest copy is older
+//! on-copy = "disable"                    # while a copy of its backups is not over; "continue" without it
 //! enabled = true
 //! ```
 
 use super::duration;
 use super::size;
 use crate::error::{Error, Kind, Result};
-use crate::job::{Hook, Schedule, Select, Settings, Source, Window};
+use crate::job::{Hook, OnCopy, Schedule, Select, Settings, Source, Window};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
@@ -75,6 +76,7 @@ pub(super) struct Written {
     #[serde(deserialize_with = "duration::deserialize")]
     rpo: Option<i64>,
     enabled: Option<bool>,
+    on_copy: Option<OnCopy>,
 }
 
 impl Written {
@@ -109,6 +111,7 @@ impl Written {
             after: hook(self.after),
             rpo: self.rpo,
             enabled: self.enabled.unwrap_or(usual.enabled),
+            on_copy: self.on_copy.unwrap_or_default(),
         })
     }
 }

@@ -49,7 +49,7 @@ mod size;
 
 pub use directories::Directories;
 pub use duration::parse_duration;
-pub use file::{Config, Reach};
+pub use file::{Config, Reach, Sessions};
 pub use keys::{Ask, Given, Keys};
 pub use place::{Place, RepositoryPlace};
 pub use size::{parse_rate, parse_size};

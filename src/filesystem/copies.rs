@@ -14,10 +14,13 @@ use crate::copy::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
+use crate::point::Contents;
 use crate::progress::Progress;
+use crate::repository::host_name;
 use crate::thread;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How often is looked.
@@ -42,11 +45,16 @@ pub type Listener = Box<dyn Fn(ObjectId, &SessionRecord) + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Copies {
     watched: Mutex<Vec<Watched>>,
+    /// Whether somebody looks at them: until then none is held.
+    looked_at: AtomicBool,
 }
 
 impl Copies {
     /// Watches an open point from now on, until its end.
     pub(super) fn watch(&self, open: &Arc<OpenPoint>) {
+        if !self.looked_at.load(Relaxed) {
+            return;
+        }
         self.watched.lock().push(Watched {
             open: open.clone(),
             session: None,
@@ -59,6 +67,10 @@ impl FileSystem {
     /// From now on tells of tools' copies, and goes on with sessions whose process is gone, on threads of its own, as long as
     /// there is this tree.
     pub fn keep_telling_copies(self: &Arc<Self>) {
+        self.copies.looked_at.store(true, Relaxed);
+        for open in self.open_points.all() {
+            self.copies.watch(&open);
+        }
         let tree = Arc::downgrade(self);
         thread::spawn(move || {
             let mut looks = 0;
@@ -230,26 +242,111 @@ impl FileSystem {
                 }
             };
             for session in sessions {
-                let record = &session.record;
-                if record.state.works() && !session.is_alive() && record.fact(OPEN_POINT).is_none()
-                {
-                    self.go_on_with(session);
-                }
+                self.look_after(session);
             }
         }
     }
 
-    fn go_on_with(&self, session: Session) {
-        let end = |id: ObjectId| {
-            let mut all = self.repositories.iter();
-            let found = all.find(|mounted| mounted.catalog.repository().id() == id)?;
-            Some(End {
-                catalog: found.catalog.clone(),
-                trees: found.trees.clone(),
-            })
-        };
+    /// Goes on with a session whose process is gone; of one that waits for somebody, who worked on this host, that is told
+    /// again, and after long enough it is acted on, if that is wished.
+    fn look_after(self: &Arc<Self>, session: Session) {
         let record = &session.record;
-        let (source, target) = (end(record.source.repository), end(record.target.repository));
+        let by_tool = record.fact(OPEN_POINT).is_some();
+        if record.state.works() {
+            match (session.is_alive(), by_tool) {
+                (true, _) => {}
+                (false, false) => self.go_on_with(session),
+                (false, true) => self.end_orphan(session),
+            }
+            return;
+        }
+        if record.state != SessionState::NeedsAction || record.host != host_name() {
+            return;
+        }
+        self.tell_listener(session.id, record);
+        let since = record.ended.unwrap_or(record.started).seconds;
+        let waited = self.options.clock.now().seconds.saturating_sub(since);
+        let Some((action, after)) = self.options.auto_action else {
+            return;
+        };
+        if waited < after.as_secs() as i64 {
+            return;
+        }
+        let id = session.id;
+        let acted = match (by_tool, action) {
+            (true, action) => self.act_on_copy(id, action),
+            (false, Action::Retry) => {
+                self.go_on_with(session);
+                Ok(())
+            }
+            (false, Action::Skip) => copy::skip_session(session).map(|skipped| {
+                self.tell_listener(skipped.session, &skipped.record);
+            }),
+            (false, Action::Undo) => {
+                let target = self.end(record.target.repository);
+                target.map_or(Ok(()), |target| {
+                    copy::undo_session(session, &target)?.result
+                })
+            }
+        };
+        match acted {
+            Ok(()) => tracing::info!("session {id} has waited long enough: {}", action.name()),
+            Err(error) => tracing::warn!("session {id} has waited long enough, but: {error}"),
+        }
+    }
+
+    /// A tool's copy of this host whose daemon died just when the point was complete, or whose open point is gone.
+    fn end_orphan(&self, mut session: Session) {
+        let known = self
+            .open_points
+            .all()
+            .iter()
+            .any(|open| open.id == session.id);
+        if known || session.record.host != host_name() || self.open_points.lacks_some() {
+            return;
+        }
+        let Some(target) = self.end(session.record.target.repository) else {
+            return;
+        };
+        let made = is_made(&session.record, &target.catalog.contents());
+        let record = &mut session.record;
+        if let Some(point) = record.points.first_mut() {
+            point.outcome = if made {
+                Outcome::Copied
+            } else {
+                Outcome::Failed
+            };
+        }
+        record.reason = match made {
+            true => String::new(),
+            false => "its open point is gone; run the tool again".to_owned(),
+        };
+        let next = match made {
+            true => SessionState::Success,
+            false => SessionState::Failed,
+        };
+        match session.go_on_as(next) {
+            Ok(()) => self.tell_listener(session.id, &session.record),
+            Err(error) => tracing::info!("session {} is ended later: {error}", session.id),
+        }
+    }
+
+    /// A mounted repository as an end of a copy.
+    fn end(&self, id: ObjectId) -> Option<End> {
+        let mut all = self.repositories.iter();
+        let found = all.find(|mounted| mounted.catalog.repository().id() == id)?;
+        Some(End {
+            catalog: found.catalog.clone(),
+            trees: found.trees.clone(),
+        })
+    }
+
+    fn go_on_with(&self, session: Session) {
+        let record = &session.record;
+        let (source, target) = (
+            self.end(record.source.repository),
+            self.end(record.target.repository),
+        );
         let (id, undoing) = (session.id, record.state == SessionState::Undoing);
         let Some(target) = target else { return };
         let conducted = match (undoing, source) {
@@ -268,6 +365,24 @@ impl FileSystem {
             Err(error) => tracing::warn!("session {id} was gone on with, and stopped: {error}"),
         }
     }
+}
+
+/// Whether the target has a copy of a session's point that was sealed since it began, under whatever name.
+fn is_made(record: &SessionRecord, there: &Contents) -> bool {
+    let Some(point) = record.points.first() else {
+        return false;
+    };
+    let backup = there.backups.get(&point.into);
+    let points = backup
+        .into_iter()
+        .flat_map(|backup| there.points_of(backup.id));
+    let mut copies = points.filter(|there| {
+        there.record.origin.as_ref().is_some_and(|origin| {
+            origin.repository == record.source.repository
+                && (origin.point, origin.generation) == (point.id, point.generation)
+        })
+    });
+    copies.any(|copy| copy.record.sealed.seconds >= record.started.seconds)
 }
 
 /// The session of an open point: the one that an earlier daemon began, or a new one.

@@ -50,6 +50,7 @@ pub use read::{Caching, Data};
 pub use statfs::Room;
 
 use crate::clock::{Clock, Time};
+use crate::copy::Action;
 use crate::point::Catalog;
 use crate::repository::KeptFrames;
 use crate::thread;
@@ -91,6 +92,8 @@ pub struct Options {
     pub patience: Duration,
     /// How long a tool's copy may rest before its session waits for somebody.
     pub park_after: Duration,
+    /// What is done about sessions that have waited for somebody for so long; nothing without it.
+    pub auto_action: Option<(Action, Duration)>,
     /// How long a whole copy that an earlier daemon has left waits for its tool to be run again, before it is sealed.
     pub rerun_patience: Duration,
     /// Owners in complete points by the numbers that are stored, even where this host knows their names.
@@ -116,6 +119,7 @@ impl Options {
             entries_bytes: memory_of_host() / 4,
             patience: Duration::from_secs(30),
             park_after: Duration::from_secs(60 * 60),
+            auto_action: None,
             rerun_patience: Duration::from_secs(60),
             numeric_owners: false,
             clock: Clock::system(),

@@ -4,6 +4,7 @@ use super::{Hook, Schedule, Select, Window};
 use crate::error::{Error, Kind, Result};
 use globset::{GlobBuilder, GlobMatcher};
 use jiff::tz::TimeZone;
+use serde::Deserialize;
 
 /// How often a run that failed is started again.
 const RETRIES: u32 = 3;
@@ -91,6 +92,19 @@ pub struct Settings {
     pub rpo: Option<i64>,
     /// Whether it runs by itself until somebody says otherwise.
     pub enabled: bool,
+    /// What happens to it while a copy of its backups is not over.
+    pub on_copy: OnCopy,
+}
+
+/// What happens to a job while a copy session of its backups is not over, whoever began that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnCopy {
+    /// It goes on.
+    #[default]
+    Continue,
+    /// It is disabled until the session is over, and then is what it was.
+    Disable,
 }
 
 impl Default for Settings {
@@ -109,6 +123,7 @@ impl Default for Settings {
             after: None,
             rpo: None,
             enabled: true,
+            on_copy: OnCopy::default(),
         }
     }
 }

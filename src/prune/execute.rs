@@ -6,6 +6,7 @@ use super::plan::{Limits, is_settled, plan};
 use super::rewrite::rewrite;
 use super::{Options, Report};
 use crate::clock::Time;
+use crate::copy::remove_old_sessions;
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::{Catalog, Condemned, Contents, Lease, LeaseKind, Point};
@@ -26,6 +27,9 @@ pub(super) struct Pass<'a> {
     pub progress: &'a Progress,
     pub report: &'a mut Report,
 }
+
+/// How long it is told of copy sessions that are over: 13 weeks.
+const HISTORY_SECONDS: i64 = 13 * 7 * 24 * 60 * 60;
 
 impl Pass<'_> {
     fn repository(&self) -> &Arc<Repository> {
@@ -350,6 +354,8 @@ impl Pass<'_> {
             store.delete(&name)?;
             removed += 1;
         }
+        let history = Time::new(now.seconds.saturating_sub(HISTORY_SECONDS), 0);
+        removed += remove_old_sessions(&repository, history)?;
         self.report.objects_removed += removed;
         Ok(())
     }

@@ -141,6 +141,7 @@ impl Sessions {
         let (catalog, session) = self.named(name)?;
         self.known.lock().looked = None;
         let mut session = Session::find(catalog.repository(), session.id)?;
+        session.record.state.begin(action, session.is_alive())?;
         if session.record.fact(OPEN_POINT).is_some() {
             let tree = self
                 .tree

@@ -5,6 +5,7 @@ use crate::command::session::LogLine;
 use crate::copy::{self, End, Outcome, Session, SessionPoint, SessionRecord, TransferOptions};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
+use crate::point::Catalog;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::store::names::{self, Name};
@@ -244,4 +245,28 @@ fn tools_own(session: Session) -> Result<Session> {
         session.id, session.id
     );
     Err(Error::new(Kind::Invalid, message))
+}
+
+/// A session that is not over and copies a backup that is `wanted`, by the name of its repository in the mount and its own.
+pub(in crate::command) fn copy_of(
+    catalogs: &[(String, Arc<Catalog>)],
+    wanted: impl Fn(&str, &[u8]) -> bool,
+) -> Result<Option<ObjectId>> {
+    for (_, target) in catalogs {
+        for session in copy::unfinished_sessions(target.repository())? {
+            let record = &session.record;
+            let mut sources = catalogs.iter();
+            let source =
+                sources.find(|(_, source)| source.repository().id() == record.source.repository);
+            let Some((name, _)) = source else { continue };
+            if record
+                .points
+                .iter()
+                .any(|point| wanted(name, &point.backup))
+            {
+                return Ok(Some(session.id));
+            }
+        }
+    }
+    Ok(None)
 }

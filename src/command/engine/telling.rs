@@ -1,6 +1,7 @@
 //! People are told of sessions that end.
 
 use super::text;
+use crate::clock::Clock;
 use crate::command::Host;
 use crate::copy::{Conducted, FailedPart, Outcome, SessionPoint, SessionRecord, SessionState};
 use crate::id::ObjectId;
@@ -12,11 +13,17 @@ use std::time::Duration;
 /// How long a command waits for its message to be sent; the next command, or a daemon, sends it otherwise.
 const DELIVERY: Duration = Duration::from_secs(10);
 
+/// People are reminded of a session that waits for them after so many seconds: 4 and 24 hours.
+const REMINDERS: [i64; 2] = [4 * 60 * 60, 24 * 60 * 60];
+/// Messages of one round: the first, and its reminders.
+const ROUND: u32 = 1 + REMINDERS.len() as u32;
+
 /// Who is told of sessions, and of which job they are runs.
 #[derive(Clone, Debug, Default)]
 pub(in crate::command) struct Telling {
     notifier: Option<Arc<Notifier>>,
     job: Option<String>,
+    clock: Clock,
 }
 
 impl Telling {
@@ -29,6 +36,7 @@ impl Telling {
         Self {
             notifier,
             job: None,
+            clock: host.clock().clone(),
         }
     }
 
@@ -37,6 +45,7 @@ impl Telling {
         Self {
             notifier: self.notifier.clone(),
             job: Some(job.to_owned()),
+            clock: self.clock.clone(),
         }
     }
 
@@ -52,7 +61,19 @@ impl Telling {
             SessionState::NeedsAction => Ending::NeedsAction,
             _ => return,
         };
-        notifier.ended(&message(id, record, ending, self.job.clone()));
+        let mut message = message(id, record, ending, self.job.clone());
+        message.round += self.reminder(record);
+        // One that was told of already is not told of again.
+        notifier.ended(&message);
+    }
+
+    /// Which reminder is due of a session that waits for somebody.
+    fn reminder(&self, record: &SessionRecord) -> u32 {
+        let (Some(since), SessionState::NeedsAction) = (record.ended, record.state) else {
+            return 0;
+        };
+        let waited = self.clock.now().seconds.saturating_sub(since.seconds);
+        REMINDERS.iter().filter(|after| waited >= **after).count() as u32
     }
 
     /// As [`Self::ended`], of a copy that was just run.
@@ -75,7 +96,7 @@ fn message(id: ObjectId, record: &SessionRecord, ending: Ending, job: Option<Str
     Ended {
         session: id,
         ending,
-        round: record.round(),
+        round: record.round() * ROUND,
         job,
         backups: backups.into_iter().map(|name| text(name)).collect(),
         source: record.source.location.clone(),

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::repository::{Repository, host_name};
 use crate::store::names::{self, Name};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -314,17 +314,21 @@ pub fn unfinished_sessions(target: &Arc<Repository>) -> Result<Vec<Session>> {
 
 /// Deletes the records of sessions that ended before `time` by the store's clock. Those that are not over stay.
 pub fn remove_old_sessions(target: &Repository, time: Time) -> Result<u64> {
-    let newest = newest(target)?;
-    let old = |id: &ObjectId| {
-        newest
-            .get(id)
-            .is_some_and(|(number, written)| *number == LAST && *written < time)
-    };
+    let objects = target.store().list(names::SESSIONS)?;
+    let old = objects.iter().filter(|object| object.modified < time);
+    let old: BTreeSet<_> = old
+        .filter_map(|object| match Name::parse(&object.name) {
+            Some(Name::Session(id, LAST)) => Some(id),
+            _ => None,
+        })
+        .collect();
     let mut last_words = Vec::new();
-    for object in target.store().list(names::SESSIONS)? {
+    for object in objects {
         match Name::parse(&object.name) {
-            Some(Name::Session(id, LAST)) if old(&id) => last_words.push(object.name),
-            Some(Name::Session(id, _)) if old(&id) => target.store().delete(&object.name)?,
+            Some(Name::Session(id, LAST)) if old.contains(&id) => last_words.push(object.name),
+            Some(Name::Session(id, _)) if old.contains(&id) => {
+                target.store().delete(&object.name)?
+            }
             _ => {}
         }
     }
