@@ -25,7 +25,6 @@ pub fn try_spawn<A: Send + 'static>(
     work: impl FnOnce() -> A + Send + 'static,
 ) -> io::Result<JoinHandle<A>> {
     let bound = BOUND.get().is_some();
-    #[allow(clippy::disallowed_methods)] // this is the place
     Builder::new().spawn(move || {
         if bound {
             run_on(all());

@@ -650,6 +650,26 @@ fn named_rooms(text: &str) -> Vec<String> {
     named
 }
 
+/// A thread inherits where the one that makes it may run, and the mount's receivers are bound.
+#[test]
+fn threads_are_made_in_one_room() {
+    for room in rooms() {
+        let file = sources().join(&room).with_extension("rs");
+        let text = text_of(&file) + &text_of(&sources().join(&room));
+        for call in [
+            "std::thread::spawn(",
+            "Builder::new().spawn(",
+            "thread::Builder",
+        ] {
+            let found = text.contains(call);
+            assert!(
+                room == "thread" || !found,
+                "{room}: {call}; use crate::thread"
+            );
+        }
+    }
+}
+
 #[test]
 fn rooms_see_only_rooms_above_them() {
     let rooms = rooms();

@@ -69,7 +69,7 @@ pub fn conduct_copy(
     progress: &Progress,
 ) -> Result<Conducted> {
     let contents = target.catalog.refresh()?;
-    let steps = plan(selection, &*source.catalog.refresh()?, &*contents)?;
+    let steps = plan(selection, &*source.catalog.refresh()?, &contents)?;
     let session = match unfinished(source, target, &steps)? {
         Some(mut session) => {
             merge(&mut session.record, &steps, &contents);

@@ -639,8 +639,6 @@ impl Shared {
             self.writer.put_moved(payloads, chunks)?;
             self.counters.chunks_moved.fetch_add(count, Relaxed);
         }
-        // At once: should this process be killed, only packs that are not whole are sent again.
-        self.writer.publish()?;
         self.merge_segments();
         Ok(())
     }
@@ -654,8 +652,7 @@ impl Shared {
         self.read(&job, &mut |unit, payloads| {
             self.count_read(&payloads, &self.counters.frames_cut);
             self.regroup(unit, payloads)
-        })?;
-        self.writer.publish()
+        })
     }
 
     fn regroup(&self, unit: &Unit, payloads: Vec<Payload>) -> Result<()> {

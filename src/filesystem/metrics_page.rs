@@ -2,6 +2,7 @@
 
 use super::FileSystem;
 use crate::error::{Error, Kind, Result};
+use crate::thread;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ impl FileSystem {
         let listener = TcpListener::bind(address).map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let tree = Arc::downgrade(self);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let Some(tree) = tree.upgrade() else { return };
                 // Who hung up asks again.

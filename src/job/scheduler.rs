@@ -14,6 +14,7 @@ use super::{Action, Control, Event, JobFacts, Look, RunRecord, Select, Settings,
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
+use crate::thread;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -455,7 +456,7 @@ impl Jobs {
         mut work: impl FnMut(&Self) + Send + 'static,
     ) -> JoinHandle<()> {
         let jobs = self.clone();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             loop {
                 if *jobs.ended.lock() {
                     return;

@@ -2,6 +2,7 @@
 
 use super::Notifier;
 use crate::error::{Error, Result};
+use crate::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
@@ -30,9 +31,7 @@ impl Notifier {
             notifier.deliver_until(&stopped);
             drop(ends);
         };
-        std::thread::Builder::new()
-            .name("keepfs-notify".to_owned())
-            .spawn(work)
+        thread::try_spawn(work)
             .map_err(|error| Error::io("cannot start the thread that sends messages", error))?;
         Ok(Delivering {
             notifier: self.clone(),

@@ -9,6 +9,7 @@ use crate::clock::{Clock, Time};
 use crate::error::{Kind, Result};
 use crate::id::ObjectId;
 use crate::repository::host_name;
+use crate::thread;
 use parking_lot::{Condvar, Mutex};
 use std::path::Path;
 use std::sync::Arc;
@@ -163,9 +164,7 @@ impl Notifier {
             // Nobody waits any more when it took too long.
             let _ = done.send(notifier.pass(false, &|| stop.load(Relaxed)));
         };
-        let started = std::thread::Builder::new()
-            .name("keepfs-notify".to_owned())
-            .spawn(work);
+        let started = thread::try_spawn(work);
         if let Err(error) = started {
             tracing::warn!("messages wait: no thread can be started: {error}");
             return None;

@@ -47,6 +47,16 @@ const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
 const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
 const SHARDS: usize = 16;
 
+/// Chunks that are being written: the repository has them soon.
+#[derive(Default)]
+struct Claimed([Mutex<HashSet<ChunkId>>; SHARDS]);
+
+impl Claimed {
+    fn shard(&self, id: &ChunkId) -> &Mutex<HashSet<ChunkId>> {
+        &self.0[id.0[31] as usize % SHARDS]
+    }
+}
+
 /// How a chunk is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -113,7 +123,7 @@ pub struct Writer {
     lease: WriterLease,
     /// The mark of the open point that this writes for.
     mark: Option<OpenPointMark>,
-    claimed: [Mutex<HashSet<ChunkId>>; SHARDS],
+    claimed: Arc<Claimed>,
     window: Mutex<Window>,
     /// Frames of full windows, compressed by whoever comes by next.
     ready: Mutex<VecDeque<Group>>,
@@ -179,7 +189,7 @@ impl Writer {
     }
 
     fn shard(&self, id: &ChunkId) -> &Mutex<HashSet<ChunkId>> {
-        &self.claimed[id.0[31] as usize % SHARDS]
+        self.claimed.shard(id)
     }
 
     /// Whether the repository has the chunk, or this writer is writing it.
@@ -431,7 +441,8 @@ impl Writer {
     /// Makes a pack durable in the background; at most [`FINISHING_MAX`] at a time.
     fn finish_pack(&self, kind: PackKind, pack: OpenPack) -> Result<()> {
         let (written, unpublished) = (self.written.clone(), self.unpublished.clone());
-        let repository = self.repository.clone();
+        let (repository, claimed) = (self.repository.clone(), self.claimed.clone());
+        let of_copy = self.origin.is_some();
         let finish = move || {
             let OpenPack {
                 builder,
@@ -447,7 +458,13 @@ impl Writer {
                 written.data_packs.fetch_add(1, Relaxed);
             }
             unpublished.lock().push((kind, facts));
-            Ok(())
+            match of_copy {
+                // At once: whoever goes on after a kill finds it.
+                true => publish(&repository, &unpublished, &claimed, |packs| {
+                    !packs.is_empty()
+                }),
+                false => Ok(()),
+            }
         };
         let oldest = {
             let mut finishing = self.finishing.lock();
@@ -456,7 +473,7 @@ impl Writer {
                 thread
                     .map_err(|error| Error::io("starting a thread that finishes a pack", error))?,
             );
-            (finishing.len() > FINISHING_MAX).then(|| finishing.remove(0))
+            (finishing.len() > self.finishing_max()).then(|| finishing.remove(0))
         };
         oldest.map_or(Ok(()), join)?;
         self.publish_if(|packs| {
@@ -469,20 +486,16 @@ impl Writer {
     }
 
     fn publish_if(&self, due: impl Fn(&[(PackKind, PackFacts)]) -> bool) -> Result<()> {
-        let packs = {
-            let mut unpublished = self.unpublished.lock();
-            if !due(&unpublished) {
-                return Ok(());
-            }
-            std::mem::take(&mut *unpublished)
-        };
-        self.repository
-            .index
-            .publish(&self.repository.access, &packs)?;
-        for (id, _) in packs.iter().flat_map(|(_, pack)| &pack.chunks) {
-            self.shard(id).lock().remove(id);
+        publish(&self.repository, &self.unpublished, &self.claimed, due)
+    }
+
+    /// Packs that are made durable at a time. Of a copy over a network what is on its way when its process is killed is
+    /// sent again, so that there it is one beside the pack that is being filled.
+    fn finishing_max(&self) -> usize {
+        match self.origin.is_some() && self.repository.location().contains("://") {
+            true => 1,
+            false => FINISHING_MAX,
         }
-        Ok(())
     }
 
     /// Whether the chunk is durable and in the index. What this writer was asked to put is not, until its pack was
@@ -543,6 +556,27 @@ impl Writer {
             None => Ok(()),
         }
     }
+}
+
+/// Puts finished packs into the index, if that is `due`.
+fn publish(
+    repository: &Repository,
+    unpublished: &Mutex<Vec<(PackKind, PackFacts)>>,
+    claimed: &Claimed,
+    due: impl Fn(&[(PackKind, PackFacts)]) -> bool,
+) -> Result<()> {
+    let packs = {
+        let mut unpublished = unpublished.lock();
+        if !due(&unpublished) {
+            return Ok(());
+        }
+        std::mem::take(&mut *unpublished)
+    };
+    repository.index.publish(&repository.access, &packs)?;
+    for (id, _) in packs.iter().flat_map(|(_, pack)| &pack.chunks) {
+        claimed.shard(id).lock().remove(id);
+    }
+    Ok(())
 }
 
 /// One zstd frame in which at least every `block_bytes` a block begins. Fails with zstd's number of the error.
