@@ -47,6 +47,14 @@ const UNPUBLISHED_CHUNKS_MAX: usize = 200_000;
 const UNPUBLISHED_BYTES_MAX: u64 = 512 << 20;
 const SHARDS: usize = 16;
 
+/// Whether a pack ends because it is full, or with all that there is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum More {
+    Follows,
+    /// Whoever flushes puts all packs into the index together.
+    IsFlushed,
+}
+
 /// Chunks that are being written: the repository has them soon.
 #[derive(Default)]
 struct Claimed([Mutex<HashSet<ChunkId>>; SHARDS]);
@@ -410,7 +418,7 @@ impl Writer {
                 None
             }
         };
-        full.map_or(Ok(()), |pack| self.finish_pack(kind, pack))
+        full.map_or(Ok(()), |pack| self.finish_pack(kind, pack, More::Follows))
     }
 
     fn pack(&self, kind: PackKind) -> &Mutex<Option<OpenPack>> {
@@ -439,10 +447,10 @@ impl Writer {
     }
 
     /// Makes a pack durable in the background; at most [`FINISHING_MAX`] at a time.
-    fn finish_pack(&self, kind: PackKind, pack: OpenPack) -> Result<()> {
+    fn finish_pack(&self, kind: PackKind, pack: OpenPack, more: More) -> Result<()> {
         let (written, unpublished) = (self.written.clone(), self.unpublished.clone());
         let (repository, claimed) = (self.repository.clone(), self.claimed.clone());
-        let of_copy = self.origin.is_some();
+        let at_once = more == More::Follows && self.origin.is_some();
         let finish = move || {
             let OpenPack {
                 builder,
@@ -458,8 +466,8 @@ impl Writer {
                 written.data_packs.fetch_add(1, Relaxed);
             }
             unpublished.lock().push((kind, facts));
-            match of_copy {
-                // At once: whoever goes on after a kill finds it.
+            match at_once {
+                // Whoever goes on after a kill finds it.
                 true => publish(&repository, &unpublished, &claimed, |packs| {
                     !packs.is_empty()
                 }),
@@ -527,7 +535,7 @@ impl Writer {
         self.write_group(PackKind::Tree, trees, usize::MAX)?;
         for kind in [PackKind::Data, PackKind::Tree] {
             let open = self.pack(kind).lock().take();
-            open.map_or(Ok(()), |pack| self.finish_pack(kind, pack))?;
+            open.map_or(Ok(()), |pack| self.finish_pack(kind, pack, More::IsFlushed))?;
         }
         let finishing = std::mem::take(&mut *self.finishing.lock());
         finishing.into_iter().try_for_each(join)?;
