@@ -62,7 +62,7 @@ pub struct PointReport {
 
 /// Copies one point into a backup of the target, without a session.
 ///
-/// A point that cannot be copied whole is not committed; the report lists what failed. Fails as [`copy_points`] does.
+/// A point that cannot be copied whole is not committed; the report lists what failed. Fails as [`copy_points`](super::copy_points) does.
 pub fn copy_point(
     source: &End,
     point: &Arc<Point>,
