@@ -8,6 +8,7 @@ mod calls;
 mod catalog;
 mod cli;
 mod clones;
+mod clusters;
 mod conformance;
 mod control;
 mod copy;

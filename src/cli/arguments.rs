@@ -2,6 +2,8 @@
 
 use super::exit;
 use crate::config::{parse_duration, parse_size};
+use crate::source::NamedSource;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -72,8 +74,11 @@ pub enum Verb {
   keepfs backup /home primary/home                       the point is named by its time
   keepfs backup --exclude '*.tmp' /etc /var/lib primary/host/before-upgrade
   keepfs backup / primary/host --one-file-system --exclude-caches
+  keepfs backup --node web1=/srv/web1 --node web2=/srv/web2 --shared disk=/dev/sdb primary/cluster
 
-One directory is the point's top itself; several sources lie in it by their names. Exit code 3: some files could not be read.")]
+One directory is the point's top itself; several sources lie in it by their names. The nodes of a cluster and what they share
+are complete as one: when one of them cannot be read at all, there is no new restore point, and the exit code is 1. Exit
+code 3: some files could not be read.")]
     Backup(Backup),
     /// Restore a restore point, or a part of it, to plain files
     #[command(after_help = "Examples:
@@ -336,8 +341,14 @@ pub struct SessionName {
 #[derive(Args, Debug)]
 pub struct Backup {
     /// What to read, and where to: SOURCE… REPO/BACKUP[/POINT]
-    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "REPO/BACKUP[/POINT]"])]
+    #[arg(required = true, num_args = 1.., value_names = ["SOURCE", "REPO/BACKUP[/POINT]"])]
     pub places: Vec<OsString>,
+    /// A node of a cluster, instead of a SOURCE: it is nodes/NAME of the restore point
+    #[arg(long = "node", value_name = "NAME=PATH", value_parser = named_source())]
+    pub nodes: Vec<NamedSource>,
+    /// A disk (a block device or an image) or a directory that the nodes share: it is shared/NAME, read and stored once
+    #[arg(long = "shared", value_name = "NAME=PATH", value_parser = named_source())]
+    pub shared: Vec<NamedSource>,
     /// Leave out what matches: a name anywhere; a path from the source's top with a leading /; directories only with
     /// a trailing /
     #[arg(short, long, value_name = "PATTERN")]
@@ -591,6 +602,10 @@ pub struct Man {
 
 fn duration(text: &str) -> Result<i64, String> {
     parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn named_source() -> impl TypedValueParser<Value = NamedSource> {
+    OsStringValueParser::new().try_map(|text| NamedSource::parse(&text))
 }
 
 fn size(text: &str) -> Result<u64, String> {
