@@ -1,5 +1,6 @@
 //! The one integration test binary: two cores link it once.
 
+mod access;
 mod acknowledged;
 mod backup;
 mod bad_input;

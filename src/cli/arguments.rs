@@ -24,7 +24,11 @@ what their entries may take in the daemon's memory (a quarter of the host's with
 gets ENOSPC.\n\n\
 A mount shows the owners of a restore point by the numbers that this host has for their names, where it knows these; \
 `numeric-owners = true` at the top of the configuration shows the numbers as they are stored. ACLs hold numbers alone and \
-stay as they are.";
+stay as they are.\n\n\
+`acl = \"admin-only\"` and `readers = [\"helpdesk\"]` of a repository are written into it by `init`: the first lets only root and \
+who mounts into its directory; the users that the second names read all its complete restore points below .keepfs/readers, \
+whoever owns what is in them, and change nothing. `setfattr -n user.keepfs.readers -v helpdesk BACKUP` in a mount does so for \
+one backup.";
 
 /// A mounted backup file system.
 #[derive(Parser, Debug)]
@@ -285,6 +289,12 @@ pub struct Init {
     /// rename and `keepfs seal` do, as nobody else knows when a tool has done all of its work
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub seal_idle: Option<i64>,
+    /// Whom a mount lets into the repository: admin-only (root and who mounts), or stored: whom modes and ACLs let
+    #[arg(long, value_name = "WHO")]
+    pub acl: Option<String>,
+    /// Users who may read every complete restore point in a mount, below .keepfs/readers, and change nothing
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub readers: Option<Vec<String>>,
     /// Cut files as REPO does: what rsync and other tools write anew from there is recognised, and not stored twice
     #[arg(long, value_name = "REPO")]
     pub like: Option<String>,

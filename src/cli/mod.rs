@@ -120,6 +120,8 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 storage_class: init.storage_class,
                 trash_days: init.trash_days,
                 seal_idle: init.seal_idle,
+                acl: init.acl,
+                readers: init.readers,
                 like: init
                     .like
                     .map(|like| host.config().repository(&like))

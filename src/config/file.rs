@@ -82,6 +82,10 @@ pub struct Reach {
     /// `init`: seconds without a change after which an open point is sealed as it is; none is without it.
     #[serde(default, deserialize_with = "super::duration::deserialize")]
     pub seal_idle: Option<i64>,
+    /// `init`: whom a mount lets into it: `admin-only`, or without it whom modes and ACLs let.
+    pub acl: Option<String>,
+    /// `init`: users who may read everything in a mount and change nothing.
+    pub readers: Option<Vec<String>>,
     /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Instead of the cache directory of all repositories.

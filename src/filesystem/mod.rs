@@ -33,6 +33,7 @@ mod points;
 mod problems;
 mod read;
 mod readahead;
+mod readers;
 mod repositories;
 mod statfs;
 mod xattrs;
@@ -160,6 +161,8 @@ pub struct FileSystem {
     options: Options,
     started: Time,
     repositories: Arc<Vec<Arc<MountedRepository>>>,
+    /// The same, as their readers see them.
+    for_readers: Vec<Arc<MountedRepository>>,
     open_points: OpenPoints,
     copies: Copies,
     inodes: Table,
@@ -208,6 +211,7 @@ impl FileSystem {
             open_points: OpenPoints::new(directory, spool),
             copies: Copies::default(),
             started: options.clock.now(),
+            for_readers: readers::views(&repositories),
             repositories,
             inodes: Table::new(),
             files: Handles::default(),

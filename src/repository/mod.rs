@@ -13,6 +13,7 @@ mod kept;
 mod keys;
 mod lease;
 mod pack;
+mod readers;
 mod sealed;
 mod segment;
 mod window;
@@ -32,6 +33,7 @@ pub use pack::{
     HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,
     decompress,
 };
+pub use readers::{ACL, ADMIN_ONLY, READERS, STORED, parse_access};
 pub use segment::{ChunkEntry, PackEntry, Segment};
 pub use window::GROUP_BYTES;
 pub use writer::{Lane, PIECE_BYTES, Writer, Written};
@@ -162,9 +164,14 @@ impl Settings {
 
     /// A setting that is a number.
     fn number(&self, name: &str) -> Option<u32> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// A setting that has a name of its own.
+    fn text(&self, name: &str) -> Option<&str> {
         let mut more = self.more.iter();
         let (_, value) = more.find(|(known, _)| known == name)?;
-        value.parse().ok()
+        Some(value)
     }
 
     fn check(&self) -> Result<()> {
