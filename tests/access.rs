@@ -172,6 +172,38 @@ fn readers_read_everything_in_their_own_tree_and_change_nothing() {
         denied(user, &format!("ls {top}/.keepfs/readers/primary"));
         denied(user, &format!("cat {view}/alice/key"));
     }
+    // Each file that was read of somebody else, with the bytes that were, is in the log.
+    let letter = format!(
+        "dd if={view}/alice/letter bs=4 count=1 iflag=fullblock status=none; cat {view}/alice/letter"
+    );
+    run(&as_user(HELPDESK, &letter));
+    let log = mount.state.as_ref().unwrap().path().join("audit.log");
+    let wanted = |bytes: u64, path: &str| {
+        let [reader, owner] = [HELPDESK, ALICE].map(|user| run(&format!("id -u {user}")));
+        format!(
+            "uid {} read {bytes} bytes of .keepfs/readers/primary/host/point/alice/{path}, which uid {} owns",
+            reader.trim(),
+            owner.trim()
+        )
+    };
+    let lines = || std::fs::read_to_string(&log).unwrap();
+    let all = |text: &str| {
+        let wanted = [
+            wanted(7, "key"),
+            wanted(7, "letter"),
+            wanted(4, "letter"),
+            wanted(6, "deep/file"),
+        ];
+        wanted.iter().all(|line| text.contains(line))
+    };
+    // The kernel tells of a close when it has time for it.
+    let told = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        all(&lines())
+    });
+    assert!(told, "{}", lines());
+    assert!(!lines().contains(" read 0 bytes"), "{}", lines());
+    assert_eq!(run(&format!("stat -c %a {}", log.display())), "600\n");
     // What is stored is what is shown where everybody looks.
     same_trees(homes.path(), Path::new(&point));
 }

@@ -476,6 +476,9 @@ impl FileSystem {
         let set = self.written(caller);
         let copied = open.refer(node, begin, length, from, path, &set);
         self.after(open, &target.node, copied)?;
+        if let Some(audited) = &source.audited {
+            audited.read(length);
+        }
         Ok(length as u32)
     }
 

@@ -14,6 +14,7 @@
 mod acl;
 mod allocate;
 mod attributes;
+mod audit;
 mod changes;
 mod control;
 mod copies;
@@ -62,7 +63,7 @@ use open::{OpenPoint, Spool};
 use open_points::OpenPoints;
 use owners::ShownOwners;
 use problems::Problems;
-use read::FileHandle;
+use read::{FileHandle, OpenedContent};
 use readahead::{ReadAhead, SmallFiles};
 use repositories::MountedRepository;
 use std::path::PathBuf;

@@ -7,6 +7,8 @@
 //! the directories of repository and backup names the readers. Whoever has got through may read all below, and sees whose
 //! it is; modes there are those that are stored, with the right to read for everybody and without that to write.
 //!
+//! What they read of others is written down (`audit`).
+//!
 //! It is another tree because the points' own shows what is stored, and what is shown is restored. An ACL entry for a
 //! reader would need a group's bits in the mode of each file, as the kernel looks at an ACL only where the mode lets the
 //! group do something: a private key that somebody restores by a tool without ACLs would be its group's to read.
