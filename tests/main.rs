@@ -1,5 +1,6 @@
 //! The one integration test binary: two cores link it once.
 
+mod access;
 mod acknowledged;
 mod backup;
 mod bad_input;
@@ -10,6 +11,7 @@ mod catalog;
 mod classes;
 mod cli;
 mod clones;
+mod clusters;
 mod conformance;
 mod control;
 mod copy;

@@ -53,10 +53,19 @@ fn below(root: &Path, word: &str) -> String {
 #[test]
 fn the_commands_of_the_readme_work_in_order() {
     let root = tempfile::tempdir().unwrap();
-    for made in ["srv", "home/alice", "mnt", "etc", "tmp"] {
+    for made in [
+        "srv/web1",
+        "srv/web2",
+        "dev",
+        "home/alice",
+        "mnt",
+        "etc",
+        "tmp",
+    ] {
         std::fs::create_dir_all(root.path().join(made)).unwrap();
     }
     std::fs::write(root.path().join("home/alice/letter.odt"), "Dear Bob").unwrap();
+    std::fs::write(root.path().join("dev/sdb"), "a disk").unwrap();
     let script = script(root.path());
     assert!(script.matches("keepfs ").count() > 12, "{script}");
     let program = Path::new(env!("CARGO_BIN_EXE_keepfs")).parent().unwrap();

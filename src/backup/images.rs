@@ -11,6 +11,15 @@ const BYTES_MIN: u64 = 16 << 20;
 /// 32 KiB 22 and 72; cut by content 64 and 378.
 const BLOCK_BYTES: u32 = 64 << 10;
 
+/// The blocks in which a disk that was named as one is cut, in bytes: `device` says that it is not a file.
+pub fn block_of_disk(size: u64, device: bool) -> u32 {
+    if device || size >= BYTES_MIN {
+        BLOCK_BYTES
+    } else {
+        0
+    }
+}
+
 /// The blocks in which a new file of this name and of `size` bytes is cut, in bytes; 0 if by content.
 pub fn block_of(name: &[u8], size: u64) -> u32 {
     let image = size >= BYTES_MIN && ENDINGS.iter().any(|ending| name.ends_with(ending));

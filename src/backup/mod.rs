@@ -47,6 +47,8 @@ const ENTRIES_AHEAD: usize = 8192;
 pub struct Options {
     /// What to read. One directory is the point's top itself; several sources lie in it by their base names.
     pub sources: Vec<PathBuf>,
+    /// Instead: the nodes of a cluster and what they share, all of it or nothing.
+    pub cluster: source::Cluster,
     /// What to leave out.
     pub walk: source::Options,
     /// The backup, made if there is none.
@@ -122,7 +124,7 @@ pub fn backup(
         );
         return Err(Error::new(Kind::AlreadyExists, message));
     }
-    let walk = source::Walk::new(&options.sources, options.walk.clone())?;
+    let walk = walk(options)?;
     let writer = Arc::new(Writer::new(repository.clone(), None)?);
     let previous = parent
         .as_ref()
@@ -141,6 +143,8 @@ pub fn backup(
         result
     })?;
     writer.flush()?;
+    // What is stored by now need not be sent again by the next run.
+    require_whole_cluster(&options.cluster, &counts.problems)?;
     let record = PointRecord {
         mode: assembled.top.mode,
         owner: (*assembled.top.owner).clone(),
@@ -150,11 +154,7 @@ pub fn backup(
         side_bytes: assembled.side_bytes,
         source: Source {
             host: host_name(),
-            paths: options
-                .sources
-                .iter()
-                .map(|path| path.as_os_str().as_bytes().to_vec())
-                .collect(),
+            paths: paths(options),
         },
         ..PointRecord::new(b"", time, assembled.tree)
     };
@@ -193,10 +193,42 @@ fn require_names(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn walk(options: &Options) -> Result<source::Walk> {
+    match options.cluster.is_empty() {
+        true => source::Walk::new(&options.sources, options.walk.clone()),
+        false => source::Walk::of_cluster(&options.cluster, options.walk.clone()),
+    }
+}
+
+/// What is read, as it was named.
+fn paths(options: &Options) -> Vec<Vec<u8>> {
+    let sources = options.sources.iter();
+    let sources = sources.map(|path| path.as_os_str().as_bytes().to_vec());
+    sources.chain(options.cluster.described()).collect()
+}
+
+/// A cluster is complete as one: a node or a disk that could not be read at all leaves no point. What a node lacks
+/// otherwise is in the report, as with every source.
+fn require_whole_cluster(cluster: &source::Cluster, problems: &[Problem]) -> Result<()> {
+    // Those have been read, if not as they should be.
+    let whole = |problem: &Problem| matches!(problem.error.kind(), Kind::Busy | Kind::TooBig);
+    let mut lost = problems.iter().filter(|problem| !whole(problem));
+    let lost = lost.find_map(|problem| Some((cluster.name_of(&problem.path)?, problem)));
+    let Some((name, problem)) = lost else {
+        return Ok(());
+    };
+    let message = format!(
+        "{name} could not be read, and a cluster is complete as one, so there is no new restore point: {}; run the backup \
+         again when it can be read, only what is missing is stored then",
+        problem.error
+    );
+    Err(Error::new(Kind::Failed, message))
+}
+
 /// Tells a first backup's totals, by a walk of its own that reads no content. What it cannot see only makes the
 /// estimate less good.
 fn estimate(options: &Options, progress: &Progress, finished: &AtomicBool) {
-    let Ok(walk) = source::Walk::new(&options.sources, options.walk.clone()) else {
+    let Ok(walk) = walk(options) else {
         return;
     };
     let (mut entries, mut bytes) = (0, 0u64);

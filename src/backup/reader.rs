@@ -2,7 +2,7 @@
 //! workers.
 
 use super::content::{Contents, Failed};
-use super::images::block_of;
+use super::images::{block_of, block_of_disk};
 use super::item::{Done, Item, Link, Reading, Unread};
 use super::previous::{Before, Previous};
 use super::workers::Workers;
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
         }
         if let Some(same) = before
             .as_ref()
-            .filter(|before| unchanged(before, &entry.metadata))
+            .filter(|before| !entry.file.is_device() && unchanged(before, &entry.metadata))
         {
             self.files_unchanged += u64::from(same.entry.file().is_some());
             return self.send(Item::Ready(
@@ -219,7 +219,12 @@ impl<'a> Reader<'a> {
             .as_ref()
             .and_then(|before| before.entry.file())
             .map(|file| file.block);
-        let block = old_block.unwrap_or_else(|| block_of(&entry.name, entry.metadata.size));
+        let size = entry.metadata.size;
+        let block = match old_block {
+            Some(block) if block != 0 || !entry.is_disk => block,
+            _ if entry.is_disk => block_of_disk(size, entry.file.is_device()),
+            _ => block_of(&entry.name, size),
+        };
         let (sender, result) = bounded(1);
         let contents = self.contents.clone();
         let stamp = entry.metadata.stamp();
@@ -268,7 +273,7 @@ fn read_file(
             Failed::Reading(error) => unread(error),
             Failed::Storing(error) => Unread::Repository(error),
         })?;
-    let changed = source::Stamp::of(&open).map_err(unread)? != stamp;
+    let changed = !file.is_device() && source::Stamp::of(&open).map_err(unread)? != stamp;
     let note = || {
         problem(Error::new(
             Kind::Busy,

@@ -2,6 +2,8 @@
 
 use super::exit;
 use crate::config::{parse_duration, parse_rate, parse_size};
+use crate::source::NamedSource;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -22,7 +24,11 @@ what their entries may take in the daemon's memory (a quarter of the host's with
 gets ENOSPC.\n\n\
 A mount shows the owners of a restore point by the numbers that this host has for their names, where it knows these; \
 `numeric-owners = true` at the top of the configuration shows the numbers as they are stored. ACLs hold numbers alone and \
-stay as they are.";
+stay as they are.\n\n\
+`acl = \"admin-only\"` and `readers = [\"helpdesk\"]` of a repository are written into it by `init`: the first lets only root and \
+who mounts into its directory; the users that the second names read all its complete restore points below .keepfs/readers, \
+whoever owns what is in them, and change nothing. `setfattr -n user.keepfs.readers -v helpdesk BACKUP` in a mount does so for \
+one backup.";
 
 /// A mounted backup file system.
 #[derive(Parser, Debug)]
@@ -72,8 +78,11 @@ pub enum Verb {
   keepfs backup /home primary/home                       the point is named by its time
   keepfs backup --exclude '*.tmp' /etc /var/lib primary/host/before-upgrade
   keepfs backup / primary/host --one-file-system --exclude-caches
+  keepfs backup --node web1=/srv/web1 --node web2=/srv/web2 --shared disk=/dev/sdb primary/cluster
 
-One directory is the point's top itself; several sources lie in it by their names. Exit code 3: some files could not be read.")]
+One directory is the point's top itself; several sources lie in it by their names. The nodes of a cluster and what they share
+are complete as one: when one of them cannot be read at all, there is no new restore point, and the exit code is 1. Exit
+code 3: some files could not be read.")]
     Backup(Backup),
     /// Restore a restore point, or a part of it, to plain files
     #[command(after_help = "Examples:
@@ -348,6 +357,12 @@ pub struct Init {
     /// rename and `keepfs seal` do, as nobody else knows when a tool has done all of its work
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub seal_idle: Option<i64>,
+    /// Whom a mount lets into the repository: admin-only (root and who mounts), or stored: whom modes and ACLs let
+    #[arg(long, value_name = "WHO")]
+    pub acl: Option<String>,
+    /// Users who may read every complete restore point in a mount, below .keepfs/readers, and change nothing
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub readers: Option<Vec<String>>,
     /// Cut files as REPO does: what rsync and other tools write anew from there is recognised, and not stored twice
     #[arg(long, value_name = "REPO")]
     pub like: Option<String>,
@@ -407,8 +422,14 @@ pub struct SessionName {
 #[derive(Args, Debug)]
 pub struct Backup {
     /// What to read, and where to: SOURCE… REPO/BACKUP[/POINT]
-    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "REPO/BACKUP[/POINT]"])]
+    #[arg(required = true, num_args = 1.., value_names = ["SOURCE", "REPO/BACKUP[/POINT]"])]
     pub places: Vec<OsString>,
+    /// A node of a cluster, instead of a SOURCE: it is nodes/NAME of the restore point
+    #[arg(long = "node", value_name = "NAME=PATH", value_parser = named_source())]
+    pub nodes: Vec<NamedSource>,
+    /// A disk (a block device or an image) or a directory that the nodes share: it is shared/NAME, read and stored once
+    #[arg(long = "shared", value_name = "NAME=PATH", value_parser = named_source())]
+    pub shared: Vec<NamedSource>,
     /// Leave out what matches: a name anywhere; a path from the source's top with a leading /; directories only with
     /// a trailing /
     #[arg(short, long, value_name = "PATTERN")]
@@ -796,6 +817,10 @@ fn rate(text: &str) -> Result<RateLimit, String> {
     }
     let rate = parse_rate(text).map_err(|error| error.to_string())?;
     Ok(RateLimit(Some(rate)))
+}
+
+fn named_source() -> impl TypedValueParser<Value = NamedSource> {
+    OsStringValueParser::new().try_map(|text| NamedSource::parse(&text))
 }
 
 fn size(text: &str) -> Result<u64, String> {

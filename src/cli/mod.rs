@@ -22,6 +22,7 @@ use crate::command::{
 };
 use crate::config::{Config, Given, Keys, Place, RepositoryPlace};
 use crate::error::{Error, Kind, Result};
+use crate::source::Cluster;
 use arguments::{Arguments, Global, KeyVerb, NotifyVerb, Verb};
 use clap::{CommandFactory, Parser};
 use std::ffi::{OsStr, OsString};
@@ -120,6 +121,8 @@ fn on_host(global: &Global, host: &Host, verb: Verb) -> Result<u8> {
                 storage_class: init.storage_class,
                 trash_days: init.trash_days,
                 seal_idle: init.seal_idle,
+                acl: init.acl,
+                readers: init.readers,
                 like: init
                     .like
                     .map(|like| host.config().repository(&like))
@@ -242,9 +245,18 @@ fn from_and_to(host: &Host, copy: arguments::Copy) -> Result<(Vec<Place>, Reposi
 
 fn back_up(global: &Global, host: &Host, backup: arguments::Backup) -> Result<u8> {
     let (place, sources) = last(backup.places)?;
+    let cluster = Cluster {
+        nodes: backup.nodes,
+        shared: backup.shared,
+    };
+    if sources.is_empty() && cluster.is_empty() {
+        let message = "say what to read and where to: keepfs backup SOURCE… REPO/BACKUP";
+        return Err(Error::new(Kind::Invalid, message));
+    }
     let place = host.config().place(&place)?;
     let arguments = BackupArguments {
         sources: sources.into_iter().map(PathBuf::from).collect(),
+        cluster,
         exclude: backup.exclude,
         exclude_from: backup.exclude_from,
         exclude_if_present: backup.exclude_if_present,

@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub struct BackupArguments {
     /// What to read.
     pub sources: Vec<PathBuf>,
+    /// Instead: the nodes of a cluster and what they share.
+    pub cluster: source::Cluster,
     /// Patterns of what to leave out.
     pub exclude: Vec<OsString>,
     /// Files of such patterns.
@@ -76,8 +78,14 @@ pub fn backup(
     place: &Place,
     progress: &Progress,
 ) -> Result<BackupReport> {
+    if !arguments.sources.is_empty() && !arguments.cluster.is_empty() {
+        let message = "the nodes of a cluster and other sources are not one restore point; name every source with --node or \
+                       --shared";
+        return Err(Error::new(Kind::Invalid, message));
+    }
     let options = Options {
         sources: arguments.sources.clone(),
+        cluster: arguments.cluster.clone(),
         walk: walk_options(arguments)?,
         backup: required_backup(place)?.to_vec(),
         point: place.point.clone(),

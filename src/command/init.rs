@@ -3,7 +3,7 @@
 use super::Host;
 use crate::config::RepositoryPlace;
 use crate::error::Result;
-use crate::repository::{Repository, SEAL_IDLE, Settings, TRASH_DAYS};
+use crate::repository::{ACL, READERS, Repository, SEAL_IDLE, Settings, TRASH_DAYS, parse_access};
 use crate::store;
 use serde::Serialize;
 
@@ -22,6 +22,10 @@ pub struct InitArguments {
     pub seal_idle: Option<i64>,
     /// Other settings, `key=value` each, as `config` takes them; the later one of two counts.
     pub more: Vec<String>,
+    /// Whom a mount lets into it.
+    pub acl: Option<String>,
+    /// Users who may read everything in a mount.
+    pub readers: Option<Vec<String>>,
     /// The repository whose way of cutting files it takes over.
     pub like: Option<RepositoryPlace>,
     /// A name for the first key slot.
@@ -56,6 +60,10 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
     }
     let trash_days = arguments.trash_days.or(reach.trash_days);
     let seal_idle = arguments.seal_idle.or(reach.seal_idle);
+    let who = |name, given: Option<String>| given.map(|text| parse_access(name, &text)).transpose();
+    let acl = who(ACL, arguments.acl.clone().or_else(|| reach.acl.clone()))?;
+    let readers = arguments.readers.as_ref().or(reach.readers.as_ref());
+    let readers = who(READERS, readers.map(|names| names.join(",")))?;
     let mut settings = Settings {
         pack_bytes: arguments
             .pack_bytes
@@ -70,6 +78,8 @@ pub fn init(host: &Host, place: &RepositoryPlace, arguments: &InitArguments) -> 
         more: [
             (TRASH_DAYS, trash_days.map(|days| days.to_string())),
             (SEAL_IDLE, seal_idle.map(|seconds| seconds.to_string())),
+            (ACL, acl),
+            (READERS, readers),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))

@@ -129,6 +129,10 @@ pub struct Reach {
     pub copy_source: Option<bool>,
     /// `init`: `snapshot` (without it) or `item`.
     pub retention_type: Option<String>,
+    /// `init`: whom a mount lets into it: `admin-only`, or without it whom modes and ACLs let.
+    pub acl: Option<String>,
+    /// `init`: users who may read everything in a mount and change nothing.
+    pub readers: Option<Vec<String>>,
     /// Seconds for which a cloud store that fails or does not answer is asked again, 1 to 3600; 60 without it.
     pub retry_seconds: Option<u64>,
     /// Bytes a second that it may be read at, and written at.

@@ -6,8 +6,14 @@ pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
 /// The ACL that new entries of a directory inherit.
 pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// Whether an extended attribute of this name is an ACL.
+pub(super) fn is_acl(name: &[u8]) -> bool {
+    name == ACCESS || name == DEFAULT
+}
+
 const VERSION: u32 = 2;
 const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
 const GROUP_OBJ: u16 = 0x04;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
@@ -43,6 +49,20 @@ fn value(entries: &[Tagged]) -> Vec<u8> {
 fn of_tag(entries: &[Tagged], tag: u16) -> Option<u32> {
     let found = entries.iter().find(|entry| entry.0 == tag);
     found.map(|entry| u32::from(entry.1 & 7))
+}
+
+/// The access ACL of a directory that its owner and these users may enter and list, and nobody else.
+pub(super) fn of_readers(users: &[u32]) -> Vec<u8> {
+    const READ: u16 = 5;
+    const NOBODY: u32 = u32::MAX;
+    let mut entries = vec![(USER_OBJ, READ, NOBODY)];
+    entries.extend(users.iter().map(|&user| (USER, READ, user)));
+    entries.push((GROUP_OBJ, 0, NOBODY));
+    if !users.is_empty() {
+        entries.push((MASK, READ, NOBODY));
+    }
+    entries.push((OTHER, 0, NOBODY));
+    value(&entries)
 }
 
 /// The permission bits that an access ACL stands for, and whether it says no more than they do.

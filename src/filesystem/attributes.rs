@@ -5,7 +5,7 @@ use super::inode::{Node, What};
 use super::open::{Body, OpenNode, TOP};
 use super::owners::ShownOwner;
 use super::repositories::{CompletePoint, MountedRepository};
-use super::{FileSystem, Options};
+use super::{FileSystem, Options, readers};
 use crate::clock::Time;
 use crate::id::ObjectId;
 use crate::point::{Entry, Node as EntryNode};
@@ -176,8 +176,14 @@ impl FileSystem {
         Some(match &node.what {
             What::Root => Attributes::of_root(ino, &self.options, self.started),
             What::Control(place) => self.control_attributes(ino, place),
-            What::Repository(repository) => Attributes::of_repository(ino, repository),
-            What::Backup(repository, id) => Attributes::of_backup(ino, repository, *id)?,
+            What::Readers => self.readers_attributes(ino, self.started),
+            What::Repository(repository) => {
+                self.as_let_in(repository, None, Attributes::of_repository(ino, repository))
+            }
+            What::Backup(repository, id) => {
+                let attributes = Attributes::of_backup(ino, repository, *id)?;
+                self.as_let_in(repository, Some(*id), attributes)
+            }
             What::Latest(repository, id, target) => {
                 let backup = Attributes::of_backup(ino, repository, *id)?;
                 Attributes {
@@ -203,6 +209,10 @@ impl FileSystem {
         entry: &Entry,
     ) -> Attributes {
         let owner = point.repository.owners.of(&entry.attributes.owner);
-        Attributes::of_entry(ino, entry, self.holes.of(point, entry), owner)
+        let attributes = Attributes::of_entry(ino, entry, self.holes.of(point, entry), owner);
+        match point.repository.for_readers {
+            true => readers::readable(attributes),
+            false => attributes,
+        }
     }
 }

@@ -279,6 +279,7 @@ impl FileSystem {
         if name.len() > 255 {
             return Err(Rule::NameTooLong.into());
         }
+        self.require_own(&node)?;
         match &node.what {
             What::Repository(repository) => {
                 if repository.contents().backups.contains_key(name) {
@@ -337,6 +338,7 @@ impl FileSystem {
         caller: Caller,
     ) -> Answer<Answered> {
         let directory = self.inodes.get(parent)?;
+        self.require_own(&directory)?;
         if let What::Backup(repository, backup) = &directory.what
             && is_latest(name)
         {
@@ -476,6 +478,9 @@ impl FileSystem {
         let copied = require_policy(&reader.point.repository, &open.repository)
             .and_then(|()| open.refer(node, begin, length, from, path, &set));
         self.after(open, &target.node, copied)?;
+        if let Some(audited) = &source.audited {
+            audited.read(length);
+        }
         Ok(length as u32)
     }
 
@@ -487,6 +492,7 @@ impl FileSystem {
         caller: Caller,
     ) -> Answer<Attributes> {
         let node = self.inodes.get(ino)?;
+        self.require_own(&node)?;
         match &node.what {
             What::Open(open, number) => {
                 let set = self.set_open(open, *number, changes, caller);
@@ -645,7 +651,12 @@ impl FileSystem {
 
     fn set_fact(&self, node: &Node, name: &[u8], value: &[u8], caller: Caller) -> Answer<()> {
         let state = name == b"user.keepfs.state";
+        self.require_own(node)?;
         match &node.what {
+            What::Backup(repository, id) if name == b"user.keepfs.readers" => {
+                let set = self.set_readers(repository, *id, value, caller);
+                set.map_err(|failure| self.noted(node, failure))
+            }
             What::Open(open, TOP) if state && value == b"complete" => {
                 let sealed = self.seal_in_place(open, caller);
                 sealed.map_err(|failure| self.noted(node, failure))
@@ -656,7 +667,8 @@ impl FileSystem {
             _ => Err(self.noted(
                 node,
                 Failure::NotPermitted(
-                    "of the attributes user.keepfs.* only the state of an open point can be set, to \"complete\""
+                    "of the attributes user.keepfs.* only the state of an open point can be set, to \"complete\", and the \
+                     readers of a backup"
                         .into(),
                 ),
             )),
@@ -691,7 +703,9 @@ impl FileSystem {
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Answer<()> {
-        if let What::Backup(_, backup) = &self.inodes.get(parent)?.what
+        let directory = self.inodes.get(parent)?;
+        self.require_own(&directory)?;
+        if let What::Backup(_, backup) = &directory.what
             && is_latest(name)
         {
             self.hidden_links.remove(*backup, self.options.clock.now());
@@ -708,6 +722,7 @@ impl FileSystem {
     /// which is forgotten, or an empty backup.
     pub fn remove_directory(&self, parent: u64, name: &[u8], caller: Caller) -> Answer<()> {
         let node = self.inodes.get(parent)?;
+        self.require_own(&node)?;
         match &node.what {
             What::Backup(repository, backup) => {
                 let removed = self.remove_point(repository, *backup, name, caller);
@@ -736,6 +751,8 @@ impl FileSystem {
         caller: Caller,
     ) -> Answer<()> {
         let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
+        self.require_own(&from)?;
+        self.require_own(&to)?;
         let exchange = flags & RENAME_EXCHANGE != 0;
         if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0
             || exchange && !matches!(from.what, What::Open(..))

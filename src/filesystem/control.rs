@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! .keepfs/
-//!   version errors metrics                     the mount's own
+//!   version errors metrics readers/            the mount's own
 //!   repositories/ …                            what whoever mounts hands in as [`Controls`]
 //! ```
 //!
@@ -30,7 +30,7 @@ use super::changes::{Caller, Changes};
 use super::errno::{Answer, Failure, Rule};
 use super::inode::{Node, What, node};
 use super::read::Data;
-use super::{FileSystem, ROOT};
+use super::{FileSystem, ROOT, readers};
 use crate::error::{Error, Kind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +195,7 @@ impl FileSystem {
         if !place.is_directory() {
             return Err(Rule::NotADirectory.into());
         }
+        let own_directory = self.readers_top(directory, place.names().as_slice());
         let own = OwnFile::ALL.into_iter().filter(|_| place.path.is_empty());
         let mut entries: Vec<_> = own.map(OwnFile::entry).collect();
         if let Some(controls) = self.controls.get() {
@@ -212,7 +213,8 @@ impl FileSystem {
             let name = entry.name.clone().into_bytes();
             (name, entry_node(directory, place, entry))
         });
-        Ok(named.collect())
+        let own_directory = own_directory.map(|node| (readers::NAME.into(), node));
+        Ok(own_directory.into_iter().chain(named).collect())
     }
 
     /// What a name of the control tree leads to.
@@ -232,6 +234,11 @@ impl FileSystem {
             return Ok(None);
         };
         let mut path = place.names();
+        if name == readers::NAME
+            && let Some(top) = self.readers_top(directory, &path)
+        {
+            return Ok(Some(top));
+        }
         path.push(name);
         let entry = match (OwnFile::at(&path), self.controls.get()) {
             (Some(file), _) => Some(file.entry()),

@@ -109,6 +109,7 @@ impl FileSystem {
                 found.map(|repository| repository_node(parent, repository))
             }
             What::Control(place) => self.control_child(parent, place, name)?,
+            What::Readers => self.readers_child(parent, name),
             What::Repository(repository) => {
                 let contents = repository.contents();
                 let found = contents.backups.get(name);
@@ -175,6 +176,7 @@ impl FileSystem {
                 std::iter::once(control).chain(repositories).collect()
             }
             What::Control(place) => self.control_names(node, place)?,
+            What::Readers => self.readers_names(node),
             What::Repository(repository) => {
                 let contents = repository.contents();
                 let backups = contents.backups.iter();
@@ -377,6 +379,7 @@ impl Node {
         let what = match &self.what {
             What::Root => What::Root,
             What::Control(place) => What::Control(place.clone()),
+            What::Readers => What::Readers,
             What::Repository(repository) => What::Repository(repository.clone()),
             What::Backup(repository, id) => What::Backup(repository.clone(), *id),
             What::Latest(repository, id, target) => {
@@ -393,7 +396,7 @@ impl Node {
     }
 }
 
-fn repository_node(parent: &Arc<Node>, repository: &Arc<MountedRepository>) -> Node {
+pub(super) fn repository_node(parent: &Arc<Node>, repository: &Arc<MountedRepository>) -> Node {
     let name = repository.name.as_bytes();
     let what = What::Repository(repository.clone());
     node(parent, &[b"repository", name], what)

@@ -3,6 +3,7 @@
 use super::control::ControlPlace;
 use super::errno::{Answer, Rule};
 use super::open::OpenPoint;
+use super::readers;
 use super::repositories::{CompletePoint, MountedRepository};
 use crate::id::ObjectId;
 use crate::point::{Entry, Owner};
@@ -24,6 +25,8 @@ pub(super) enum What {
     Root,
     /// `.keepfs`, or anything in it.
     Control(Arc<ControlPlace>),
+    /// `.keepfs/readers`: the repositories as their readers see them.
+    Readers,
     /// A repository's directory.
     Repository(Arc<MountedRepository>),
     /// A backup's directory.
@@ -80,6 +83,7 @@ impl Node {
         match &self.what {
             What::Root => String::new(),
             What::Control(place) => place.name().to_owned(),
+            What::Readers => readers::NAME.to_owned(),
             What::Repository(repository) => repository.name.clone(),
             What::Backup(repository, id) => repository.backup_name(*id),
             What::Latest(..) => "latest".into(),

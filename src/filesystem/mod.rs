@@ -14,6 +14,7 @@
 mod acl;
 mod allocate;
 mod attributes;
+mod audit;
 mod changes;
 mod control;
 mod copies;
@@ -34,6 +35,7 @@ mod points;
 mod problems;
 mod read;
 mod readahead;
+mod readers;
 mod repositories;
 mod statfs;
 mod xattrs;
@@ -63,7 +65,7 @@ use open::{OpenPoint, Spool};
 use open_points::OpenPoints;
 use owners::ShownOwners;
 use problems::Problems;
-use read::FileHandle;
+use read::{FileHandle, OpenedContent};
 use readahead::{ReadAhead, SmallFiles};
 use repositories::MountedRepository;
 use std::path::PathBuf;
@@ -165,6 +167,8 @@ pub struct FileSystem {
     options: Options,
     started: Time,
     repositories: Arc<Vec<Arc<MountedRepository>>>,
+    /// The same, as their readers see them.
+    for_readers: Vec<Arc<MountedRepository>>,
     open_points: OpenPoints,
     copies: Copies,
     /// Who hears of sessions that end here.
@@ -216,6 +220,7 @@ impl FileSystem {
             copies: Copies::default(),
             listener: OnceLock::new(),
             started: options.clock.now(),
+            for_readers: readers::views(&repositories),
             repositories,
             inodes: Table::new(),
             files: Handles::default(),

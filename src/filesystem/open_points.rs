@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 struct Known {
     open: Vec<Arc<OpenPoint>>,
     /// Sealed by this daemon, as long as the kernel knows an inode of theirs: those keep their numbers.
-    sealed: HashMap<[u8; 40], Weak<OpenPoint>>,
+    sealed: HashMap<[u8; 41], Weak<OpenPoint>>,
 }
 
 /// Open points, and those that were sealed since.

@@ -34,6 +34,11 @@ impl ShownOwners {
         self.0.knows_user(name)
     }
 
+    /// The number of a user of this host. May ask the host's databases.
+    pub(super) fn number_of_user(&self, name: &[u8]) -> Option<u32> {
+        self.0.number_of_user(name)
+    }
+
     /// How this owner is shown. May ask the host's databases: not to be called with a lock held.
     pub(super) fn of(&self, owner: &Owner) -> ShownOwner {
         let user = self.0.user(owner.uid, &owner.user);

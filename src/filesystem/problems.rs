@@ -12,7 +12,7 @@ const LINES_MAX: usize = 512;
 const DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// A name in a sentence may hold a newline, or what a terminal takes for a command: shown as `\n` or `\u{1b}`.
-fn on_one_line(sentence: String) -> String {
+pub(super) fn on_one_line(sentence: String) -> String {
     if !sentence.contains(char::is_control) {
         return sentence;
     }

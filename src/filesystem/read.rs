@@ -1,6 +1,7 @@
 //! Reading files: offset to extent to chunk to frame, with the last extents of each open file at hand.
 
 use super::FileSystem;
+use super::audit::Audited;
 use super::control::ControlText;
 use super::errno::{Answer, Rule};
 use super::holes;
@@ -21,6 +22,8 @@ use std::sync::{Arc, OnceLock};
 pub(super) struct FileHandle {
     pub(super) node: Arc<Node>,
     pub(super) content: OpenedContent,
+    /// What is written down when it is closed.
+    pub(super) audited: Option<Audited>,
 }
 
 pub(super) enum OpenedContent {
@@ -141,6 +144,12 @@ pub enum Caching {
 impl Caching {
     fn of(what: &What) -> Self {
         match what {
+            // Every read is to be written down.
+            What::Complete(point, entry)
+                if point.repository.for_readers && entry.file().is_some() =>
+            {
+                Self::Nothing
+            }
             What::Complete(..) => Self::Everything,
             What::Open(..) => Self::Bytes,
             _ => Self::Nothing,
@@ -359,6 +368,15 @@ pub(super) fn read_only(node: &Node) -> Error {
 impl FileSystem {
     /// Opens a file with the flags of open(2). What cannot change is opened for reading only.
     pub fn open(&self, ino: u64, flags: i32) -> Answer<u64> {
+        self.open_by(ino, flags, None)
+    }
+
+    /// The same for this user, of whom it is written down what others' data a reader reads.
+    pub fn open_for(&self, ino: u64, flags: i32, uid: u32) -> Answer<u64> {
+        self.open_by(ino, flags, Some(uid))
+    }
+
+    fn open_by(&self, ino: u64, flags: i32, uid: Option<u32>) -> Answer<u64> {
         let node = self.node(ino)?;
         let changes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
         let may_change = match &node.what {
@@ -390,12 +408,22 @@ impl FileSystem {
         if let OpenedContent::Open(file) = &content {
             file.open.opened(file.node);
         }
-        Ok(self.files.insert(FileHandle { node, content }))
+        let audited = self.audited(&node, &content, uid);
+        Ok(self.files.insert(FileHandle {
+            node,
+            content,
+            audited,
+        }))
     }
 
     /// Closes an open file. One that was written to is compared with what it may be a copy of.
     pub fn close(&self, handle: u64) {
         let handle = self.files.remove(handle);
+        if let Some(handle) = &handle
+            && let Some(audited) = &handle.audited
+        {
+            self.write_down(&handle.node, audited);
+        }
         if let Some(handle) = handle
             && let OpenedContent::Open(file) = &handle.content
         {
@@ -456,7 +484,11 @@ impl FileSystem {
                 }
             }
             OpenedContent::Complete(reader) => {
-                self.read_complete(reader, &handle.node, (offset, size), patience)
+                let data = self.read_complete(reader, &handle.node, (offset, size), patience)?;
+                if let (Some(data), Some(audited)) = (&data, &handle.audited) {
+                    audited.read(data.len() as u64);
+                }
+                Ok(data)
             }
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct MountedRepository {
     pub(super) trees: Arc<Trees>,
     /// How owners are shown: the same for all repositories of a mount.
     pub(super) owners: Arc<ShownOwners>,
+    /// Whether this is the repository as its readers see it.
+    pub(super) for_readers: bool,
     fresh: Duration,
     space: Mutex<Option<(Instant, Option<Space>)>>,
     told: Mutex<HashSet<String>>,
@@ -43,7 +45,22 @@ impl MountedRepository {
             trees: Arc::new(Trees::new(repository)),
             catalog,
             owners,
+            for_readers: false,
             fresh,
+            space: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// The same repository as its readers see it.
+    pub(super) fn for_readers(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            catalog: self.catalog.clone(),
+            trees: self.trees.clone(),
+            owners: self.owners.clone(),
+            for_readers: true,
+            fresh: self.fresh,
             space: Mutex::default(),
             told: Mutex::default(),
         }
@@ -106,12 +123,13 @@ pub(super) struct CompletePoint {
 }
 
 impl CompletePoint {
-    /// What tells this point from every other, of any repository.
-    pub(super) fn identity(&self) -> [u8; 40] {
-        let mut identity = [0; 40];
+    /// What tells this point from every other, of any repository, and from itself as readers see it.
+    pub(super) fn identity(&self) -> [u8; 41] {
+        let mut identity = [0; 41];
+        identity[40] = self.repository.for_readers.into();
         identity[..16].copy_from_slice(&self.repository.catalog.repository().id().0);
         identity[16..32].copy_from_slice(&self.point.id.0);
-        identity[32..].copy_from_slice(&self.point.generation.to_le_bytes());
+        identity[32..40].copy_from_slice(&self.point.generation.to_le_bytes());
         identity
     }
 

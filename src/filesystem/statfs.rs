@@ -49,7 +49,7 @@ fn space(repository: &MountedRepository) -> Space {
 
 fn repository_of(node: &Node) -> Option<Arc<MountedRepository>> {
     match &node.what {
-        What::Root | What::Control(_) => None,
+        What::Root | What::Control(_) | What::Readers => None,
         What::Repository(repository)
         | What::Backup(repository, _)
         | What::Latest(repository, ..) => Some(repository.clone()),

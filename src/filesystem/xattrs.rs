@@ -1,6 +1,7 @@
 //! Extended attributes: those of entries, and keepfs's own facts, which are answered by name and never listed.
 
 use super::FileSystem;
+use super::acl;
 use super::errno::{Answer, Rule};
 use super::inode::{Node, What};
 use super::open::TOP;
@@ -26,6 +27,14 @@ impl FileSystem {
             found.map(|(_, value)| value.clone())
         };
         let value = match &node.what {
+            What::Repository(repository) if name == acl::ACCESS => {
+                self.readers_acl(repository, None)
+            }
+            What::Backup(repository, id) if name == acl::ACCESS => {
+                self.readers_acl(repository, Some(*id))
+            }
+            // Whoever got there may read everything, whomever an ACL would keep out.
+            What::Complete(point, _) if point.repository.for_readers && acl::is_acl(name) => None,
             What::Complete(_, entry) => found(&entry.attributes.xattrs),
             What::Open(open, number) => open.node(*number, |node| found(&node.xattrs))?,
             _ => None,
@@ -41,9 +50,13 @@ impl FileSystem {
             What::Open(open, number) => open.node(*number, |node| node.xattrs.to_vec())?,
             _ => Vec::new(),
         };
+        let for_readers =
+            matches!(&node.what, What::Complete(point, _) if point.repository.for_readers);
         let mut names = Vec::new();
         for (name, _) in &xattrs {
-            let hidden = name.starts_with(RESERVED) || uid != 0 && name.starts_with(TRUSTED);
+            let hidden = for_readers && acl::is_acl(name)
+                || name.starts_with(RESERVED)
+                || uid != 0 && name.starts_with(TRUSTED);
             if !hidden && !name.contains(&0) {
                 names.extend(name);
                 names.push(0);
@@ -59,6 +72,10 @@ impl FileSystem {
         }
         match &node.what {
             What::Complete(point, entry) if entry.name.is_empty() => fact_of_point(point, name),
+            What::Backup(repository, id) if name == b"readers" => {
+                let backup = repository.backup(*id)?;
+                Some(backup.record.readers.join(",").into_bytes())
+            }
             What::Complete(..) if name == b"state" => Some(b"complete".to_vec()),
             What::Open(..) if name == b"state" => Some(b"open".to_vec()),
             What::Open(open, TOP) => match name {

@@ -105,8 +105,9 @@ impl Filesystem for Shell {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let uid = request.uid();
         let open = move |filesystem: &FileSystem| {
-            let handle = filesystem.open(ino.0, flags.0)?;
+            let handle = filesystem.open_for(ino.0, flags.0, uid)?;
             Ok((handle, filesystem.caching(ino.0)))
         };
         match self.filesystem.opens_at_once(ino.0) {

@@ -14,6 +14,7 @@ mod kept;
 mod keys;
 mod lease;
 mod pack;
+mod readers;
 mod room;
 mod sealed;
 mod segment;
@@ -36,6 +37,7 @@ pub use pack::{
     HEADER_BYTES as PACK_HEADER_BYTES, PackFacts, PackReader, Payload, TRAILER_BYTES, Trailer,
     decompress,
 };
+pub use readers::{ACL, ADMIN_ONLY, READERS, STORED, parse_access};
 pub use segment::{ChunkEntry, PackEntry, Segment};
 pub use settings::{
     CAPACITY, COPY_SOURCE, COPY_TARGET, RETENTION_TYPE, RetentionType, fixed_at_init,
@@ -169,9 +171,14 @@ impl Settings {
 
     /// A setting that is a number.
     fn number(&self, name: &str) -> Option<u32> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// A setting that has a name of its own.
+    fn text(&self, name: &str) -> Option<&str> {
         let mut more = self.more.iter();
         let (_, value) = more.find(|(known, _)| known == name)?;
-        value.parse().ok()
+        Some(value)
     }
 
     fn check(&self) -> Result<()> {

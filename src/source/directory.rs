@@ -1,11 +1,11 @@
 //! Open directories, and entries named relative to one: robust against renames above and paths of any length.
 
-use super::metadata;
+use super::metadata::{self, Metadata, Type};
 use super::xattrs::{self, Xattrs};
 use crate::error::{Error, Kind, Result};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,16 @@ impl Directory {
         }
     }
 
+    /// Opens a block device in this directory for reading.
+    pub fn open_device(&self, name: &CStr) -> io::Result<File> {
+        let file = File::from(open_at(self.as_fd(), name, libc::O_NOFOLLOW)?);
+        if metadata::is_block_device(&metadata::of_descriptor(file.as_fd())?) {
+            Ok(file)
+        } else {
+            Err(io::Error::other("it is not a block device any more"))
+        }
+    }
+
     /// The path this was reached by, for messages.
     pub fn path(&self) -> &Path {
         &self.path
@@ -145,6 +155,7 @@ pub struct FileRef {
     name: CString,
     device: u64,
     inode: u64,
+    is_device: bool,
 }
 
 impl FileRef {
@@ -154,7 +165,34 @@ impl FileRef {
             name,
             device: stat.st_dev,
             inode: stat.st_ino,
+            is_device: false,
         }
+    }
+
+    /// A disk, whose content is read also where it is a block device.
+    pub(super) fn of_disk(parent: Arc<Directory>, name: CString, stat: &libc::stat) -> Self {
+        Self {
+            is_device: metadata::is_block_device(stat),
+            ..Self::new(parent, name, stat)
+        }
+    }
+
+    /// Whether this is a block device whose content is read: nothing that `stat` tells of it changes with that.
+    pub fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// What is told of a disk: that it is a file, with as many bytes as the device has.
+    pub(super) fn metadata_as_file(&self, metadata: Metadata) -> io::Result<Metadata> {
+        let (true, Some(parent)) = (self.is_device, &self.parent) else {
+            return Ok(metadata);
+        };
+        Ok(Metadata {
+            file_type: Type::File,
+            size: parent.open_device(&self.name)?.seek(SeekFrom::End(0))?,
+            links: 1,
+            ..metadata
+        })
     }
 
     /// The top above several sources: it has no attributes and cannot be opened.
@@ -164,15 +202,20 @@ impl FileRef {
             name: CString::default(),
             device: 0,
             inode: 0,
+            is_device: false,
         }
     }
 
-    /// Opens a regular file for reading, without changing its atime where the kernel allows it. Fails with
+    /// Opens a regular file (or the block device that a disk is) for reading, without changing its atime where the kernel allows it. Fails with
     /// [`Kind::NotFound`] when it has gone or is another file by now.
     pub fn open(&self) -> Result<File> {
         let parent = self.parent.as_ref().ok_or_else(|| self.replaced())?;
         let failed = |error| Error::io(format!("cannot open {}", self.path().display()), error);
-        let file = parent.open_file(&self.name).map_err(failed)?;
+        let opened = match self.is_device {
+            true => parent.open_device(&self.name),
+            false => parent.open_file(&self.name),
+        };
+        let file = opened.map_err(failed)?;
         let stat = metadata::of_descriptor(file.as_fd()).map_err(failed)?;
         if (stat.st_dev, stat.st_ino) == (self.device, self.inode) {
             Ok(file)

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// A stretch of a file; offsets and lengths are bytes, a length is never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +38,17 @@ pub struct Extents<'a> {
 
 /// The extents of `file`. Fails when it cannot be examined.
 pub fn extents(file: &File) -> Result<Extents<'_>> {
-    let metadata = file
-        .metadata()
-        .map_err(|error| Error::io("cannot examine an open file", error))?;
+    let cannot = |error| Error::io("cannot examine an open file", error);
+    let metadata = file.metadata().map_err(cannot)?;
+    if metadata.file_type().is_block_device() {
+        let mut device = file;
+        return Ok(Extents {
+            file,
+            size: device.seek(SeekFrom::End(0)).map_err(cannot)?,
+            position: 0,
+            sparse: false,
+        });
+    }
     Ok(Extents {
         file,
         size: metadata.size(),

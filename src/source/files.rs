@@ -1,9 +1,10 @@
 //! The walk: every entry of the sources, depth first, in byte order of the names of each directory.
 
+use super::cluster::Cluster;
 use super::directory::{Directory, FileRef, Listed};
 use super::exclude::{Asked, CACHE_SIGNATURE, CACHE_TAG, Rules};
 use super::metadata::{self, Metadata, Reader};
-use super::roots::{Root, Roots, is_keepfs};
+use super::roots::{Group, Root, Roots, is_keepfs};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
@@ -62,8 +63,10 @@ pub struct Problem {
 pub struct Entry {
     /// Its name as bytes, as it shall be in the backup; empty for the top.
     pub name: Vec<u8>,
-    /// What it is.
+    /// What it is. A disk that is read as a file is one, whatever it is on this host.
     pub metadata: Metadata,
+    /// Whether it is a disk that was named as one: it is written at random.
+    pub is_disk: bool,
     /// Reads its attributes and content, later and from any thread.
     pub file: FileRef,
 }
@@ -107,14 +110,39 @@ struct Level {
 enum Rest {
     Listed(Vec<Listed>),
     Roots(Vec<Root>),
+    Groups(Vec<Group>),
 }
 
 impl Walk {
     /// Starts a walk through `sources`. Fails when one cannot be opened, and with [`Kind::Invalid`](crate::error::Kind::Invalid) when two have
     /// the same base name. Raises the process's limit of open files as far as it may.
     pub fn new(sources: &[PathBuf], options: Options) -> Result<Self> {
+        let mut walk = Self::empty(options);
+        match Roots::open(sources)? {
+            Roots::One(directory) => walk.start_in(directory)?,
+            Roots::Several(roots) => {
+                let newest = newest(&roots)?;
+                walk.make_up(vec![], newest, Rest::Roots(reversed(roots)));
+            }
+        }
+        Ok(walk)
+    }
+
+    /// Starts a walk through a cluster: `nodes/` holds the source of each node, `shared/` what all of them share. Fails
+    /// when one of them cannot be opened.
+    pub fn of_cluster(cluster: &Cluster, options: Options) -> Result<Self> {
+        let mut walk = Self::empty(options);
+        let groups = cluster.open()?;
+        let times = groups.iter().map(|group| newest(&group.roots));
+        let times = times.collect::<Result<Vec<_>>>()?;
+        let newest = times.into_iter().max().unwrap_or_default();
+        walk.make_up(vec![], newest, Rest::Groups(reversed(groups)));
+        Ok(walk)
+    }
+
+    fn empty(options: Options) -> Self {
         raise_open_files();
-        let mut walk = Self {
+        Self {
             options,
             reader: Reader::default(),
             levels: vec![],
@@ -123,12 +151,7 @@ impl Walk {
             top_len: 0,
             source_device: 0,
             pending: VecDeque::new(),
-        };
-        match Roots::open(sources)? {
-            Roots::One(directory) => walk.start_in(directory)?,
-            Roots::Several(roots) => walk.start_above(roots)?,
         }
-        Ok(walk)
     }
 
     /// The path from the top of what the last [`Event`] was about, as bytes without a leading slash; after
@@ -148,29 +171,21 @@ impl Walk {
         Ok(())
     }
 
-    fn start_above(&mut self, mut roots: Vec<Root>) -> Result<()> {
-        let mut newest = Time::new(i64::MIN, 0);
-        for root in &roots {
-            let stat = metadata::of_name(root.parent.as_fd(), &root.name).map_err(|error| {
-                let path = root.path.display();
-                Error::io(format!("cannot examine the source {path}"), error)
-            })?;
-            newest = newest.max(Time::new(stat.st_mtime, stat.st_mtime_nsec as u32));
-        }
-        roots.reverse();
+    /// Enters a directory that exists nowhere but in the walk.
+    fn make_up(&mut self, name: Vec<u8>, newest: Time, rest: Rest) {
         self.levels.push(Level {
             directory: None,
             device: 0,
             inode: 0,
-            path_len: 0,
-            rest: Rest::Roots(roots),
+            path_len: self.path.len(),
+            rest,
         });
         self.pending.push_back(Event::Enter(Entry {
-            name: vec![],
+            name,
             metadata: self.reader.made_up_directory(newest),
+            is_disk: false,
             file: FileRef::nowhere(),
         }));
-        Ok(())
     }
 
     /// Visits the next entry, or leaves a directory whose entries are all visited. False at the end of the walk.
@@ -191,18 +206,39 @@ impl Walk {
                 Some(root) => self.visit_root(root),
                 None => self.leave(),
             },
+            Rest::Groups(groups) => match groups.pop() {
+                Some(group) => self.visit_group(group),
+                None => self.leave(),
+            },
         }
         true
     }
 
+    fn visit_group(&mut self, group: Group) {
+        // A source that has gone since it was opened is told when it is visited.
+        let newest = newest(&group.roots).unwrap_or_default();
+        self.path = group.name.to_vec();
+        self.make_up(
+            group.name.to_vec(),
+            newest,
+            Rest::Roots(reversed(group.roots)),
+        );
+    }
+
     fn visit_root(&mut self, root: Root) {
         self.prefix = root.path.as_os_str().as_bytes().to_owned();
-        self.top_len = root.base_name.len();
-        self.path = root.base_name.clone();
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(&root.base_name);
+        self.top_len = self.path.len();
         match metadata::of_name(root.parent.as_fd(), &root.name) {
             Ok(stat) if self.is_excluded(metadata::is_directory(&stat)) => {}
             Ok(stat) => {
                 self.source_device = stat.st_dev;
+                if root.is_disk && !metadata::is_directory(&stat) {
+                    return self.take_disk(root, &stat);
+                }
                 self.take(&root.parent, root.name, root.base_name, &stat, stat.st_dev);
             }
             Err(error) => self.problem("cannot examine", error),
@@ -249,9 +285,28 @@ impl Walk {
             Ok(metadata) => self.pending.push_back(Event::Entry(Entry {
                 name,
                 metadata,
+                is_disk: false,
                 file: FileRef::new(Arc::clone(parent), file_name, stat),
             })),
             Err(error) => self.problem("cannot read the entry", error),
+        }
+    }
+
+    /// Reports a disk as the file that it is in the backup.
+    fn take_disk(&mut self, root: Root, stat: &libc::stat) {
+        let file = FileRef::of_disk(Arc::clone(&root.parent), root.name.clone(), stat);
+        let metadata = self
+            .reader
+            .metadata(root.parent.as_fd(), &root.name, stat)
+            .and_then(|metadata| file.metadata_as_file(metadata));
+        match metadata {
+            Ok(metadata) => self.pending.push_back(Event::Entry(Entry {
+                name: root.base_name,
+                metadata,
+                is_disk: true,
+                file,
+            })),
+            Err(error) => self.problem("cannot read the disk", error),
         }
     }
 
@@ -305,6 +360,7 @@ impl Walk {
         self.pending.push_back(Event::Enter(Entry {
             name,
             metadata,
+            is_disk: false,
             file,
         }));
         self.pending.push_back(Event::Leave);
@@ -321,6 +377,7 @@ impl Walk {
         self.pending.push_back(Event::Enter(Entry {
             name,
             metadata: self.reader.directory(stat),
+            is_disk: false,
             file: FileRef::new(Arc::clone(&directory), c".".to_owned(), stat),
         }));
         self.levels.push(Level {
@@ -336,8 +393,8 @@ impl Walk {
     /// Closes the directory that is too far above the level `at`. The topmost stays open: names lead from there to all
     /// others, and nothing leads to it.
     fn close_far_above(&mut self, at: usize) {
-        let is_made_up = matches!(self.levels[0].rest, Rest::Roots(_));
-        let topmost = usize::from(is_made_up);
+        let is_made_up = |level: &&Level| !matches!(level.rest, Rest::Listed(_));
+        let topmost = self.levels.iter().take_while(is_made_up).count();
         if let Some(far) = at.checked_sub(OPEN_LEVELS)
             && far > topmost
         {
@@ -468,6 +525,25 @@ impl Iterator for Walk {
             }
         }
     }
+}
+
+/// The newest modification time of these sources.
+fn newest(roots: &[Root]) -> Result<Time> {
+    let mut newest = Time::new(i64::MIN, 0);
+    for root in roots {
+        let stat = metadata::of_name(root.parent.as_fd(), &root.name).map_err(|error| {
+            let path = root.path.display();
+            Error::io(format!("cannot examine the source {path}"), error)
+        })?;
+        newest = newest.max(Time::new(stat.st_mtime, stat.st_mtime_nsec as u32));
+    }
+    Ok(newest)
+}
+
+/// The next one to visit is the last.
+fn reversed<T>(mut some: Vec<T>) -> Vec<T> {
+    some.reverse();
+    some
 }
 
 /// Whether the directory holds a cache tag with the right signature.

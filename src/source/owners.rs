@@ -80,6 +80,11 @@ impl OwnerNumbers {
         self.local(&self.groups, gid, name)
     }
 
+    /// The number that this host has for a user's name.
+    pub fn number_of_user(&self, name: &[u8]) -> Option<u32> {
+        self.users.of(name)
+    }
+
     /// Whether this host has a user of this name.
     pub fn knows_user(&self, name: &[u8]) -> bool {
         self.users.of(name).is_some()

@@ -1,5 +1,6 @@
 //! The sources of a walk: which directory or which several things it starts from, and what keepfs must stay out of.
 
+use super::cluster::NamedSource;
 use super::directory::Directory;
 use super::metadata;
 use crate::error::{Error, Kind, Result};
@@ -20,11 +21,20 @@ pub(super) enum Roots {
     Several(Vec<Root>),
 }
 
+/// Several sources under one name of the top.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub name: &'static [u8],
+    pub roots: Vec<Root>,
+}
+
 /// One of several sources.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// Its base name as it was given: its name in the top.
+    /// Its base name as it was given, or the name that it was given: its name in what holds it.
     pub base_name: Vec<u8>,
+    /// Whether it is read as a disk, unless it is a directory.
+    pub is_disk: bool,
     /// Its absolute path as it was given.
     pub path: PathBuf,
     /// The directory that holds it, and its name there, symlinks resolved.
@@ -59,6 +69,23 @@ impl Roots {
     }
 }
 
+impl Group {
+    pub(super) fn open(
+        name: &'static [u8],
+        sources: &[NamedSource],
+        is_disk: bool,
+    ) -> Result<Self> {
+        let open = |source: &NamedSource| {
+            let path = absolute(&source.path)?;
+            Root::open_as(source.name.clone(), path, &source.path, is_disk)
+        };
+        let mut roots = sources.iter().map(open).collect::<Result<Vec<_>>>()?;
+        refuse_equal_names(&roots)?;
+        roots.sort_by(|a, b| a.base_name.cmp(&b.base_name));
+        Ok(Self { name, roots })
+    }
+}
+
 impl Root {
     fn open(source: &Path) -> Result<Self> {
         let path = absolute(source)?;
@@ -71,13 +98,19 @@ impl Root {
                 ),
             )
         })?;
+        let base_name = base_name.as_bytes().to_owned();
+        Self::open_as(base_name, path, source, false)
+    }
+
+    fn open_as(base_name: Vec<u8>, path: PathBuf, source: &Path, is_disk: bool) -> Result<Self> {
         let target = path.canonicalize().map_err(|error| failed(source, error))?;
         let (parent, name) = match (target.parent(), target.file_name()) {
             (Some(parent), Some(name)) => (parent, name.as_bytes()),
             _ => (target.as_path(), &b"."[..]),
         };
         Ok(Self {
-            base_name: base_name.as_bytes().to_owned(),
+            base_name,
+            is_disk,
             parent: Arc::new(Directory::open(parent).map_err(|error| failed(source, error))?),
             name: CString::new(name).expect("a path that was resolved has no NUL"),
             path,
@@ -101,7 +134,7 @@ fn refuse_equal_names(roots: &[Root]) -> Result<()> {
 }
 
 /// The absolute path as a person would write it: symlinks stay, unless `..` makes that meaningless.
-fn absolute(source: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(source: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(source).map_err(|error| failed(source, error))?;
     if absolute
         .components()
