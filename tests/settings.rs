@@ -27,6 +27,8 @@ fn every_setting_that_may_change_changes_by_one_write_and_the_others_are_named()
         ("copy-target", "false", "false"),
         ("copy-source", "false", "false"),
         ("seal-idle", "2h", "7200s"),
+        ("acl", "admin-only", "admin-only"),
+        ("readers", "helpdesk, audit", "helpdesk,audit"),
     ];
     let settings = shown["settings"].as_array().expect("a list");
     for line in settings {

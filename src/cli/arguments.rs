@@ -384,6 +384,9 @@ pub struct SessionArguments {
 #[derive(Subcommand, Debug)]
 pub enum SessionVerb {
     /// List sessions, the oldest first
+    #[command(after_help = "Examples:
+  keepfs session list offsite
+  keepfs session list --unfinished --json | jq -r '.sessions[] | select(.state == \"needs-action\").id'")]
     List {
         /// Of this repository; of all configured ones without it
         #[arg(value_name = "REPO")]
@@ -393,12 +396,21 @@ pub enum SessionVerb {
         unfinished: bool,
     },
     /// Show how one stands, with every part that failed
+    #[command(after_help = "Example:
+  keepfs session show --json 3fa9 | jq -r '.failed[].path'")]
     Show(SessionName),
     /// Wait until nobody works on it, then show it
+    #[command(after_help = "Example:
+  keepfs session wait offsite/3fa9 && echo copied")]
     Wait(SessionName),
     /// Show what has happened to it
+    #[command(after_help = "Example:
+  keepfs session log 3fa9")]
     Log(SessionName),
     /// Bring what is missing
+    #[command(after_help = "Examples:
+  keepfs session retry 3fa9
+  keepfs session retry --source /mnt/usb/keep 3fa9       when the configuration does not know where it copies from")]
     Retry {
         #[command(flatten)]
         session: SessionName,
@@ -407,8 +419,14 @@ pub enum SessionVerb {
         source: Option<String>,
     },
     /// Keep the restore points that are whole, give up the others
+    #[command(after_help = "Example:
+  keepfs session skip 3fa9                               exit code 3: something was given up")]
     Skip(SessionName),
     /// Take away the restore points that it made
+    #[command(after_help = "Example:
+  keepfs session undo 3fa9
+
+They are gone for good, without days in the trash; the next prunes give their space back.")]
     Undo(SessionName),
 }
 

@@ -4,8 +4,8 @@ use super::Host;
 use crate::config::{RepositoryPlace, parse_duration, parse_size};
 use crate::error::{Error, Kind, Result};
 use crate::repository::{
-    CAPACITY, COPY_SOURCE, COPY_TARGET, DEFAULT_TRASH_DAYS, FORMAT_VERSION, RETENTION_TYPE,
-    SEAL_IDLE, Settings, TRASH_DAYS, fixed_at_init,
+    ACL, CAPACITY, COPY_SOURCE, COPY_TARGET, DEFAULT_TRASH_DAYS, FORMAT_VERSION, READERS,
+    RETENTION_TYPE, SEAL_IDLE, STORED, Settings, TRASH_DAYS, fixed_at_init, parse_access,
 };
 use serde::Serialize;
 
@@ -51,7 +51,7 @@ struct Known {
 }
 
 /// Every setting.
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 15] = [
     Known {
         name: "pack-size",
         show: |settings| size(settings.pack_bytes),
@@ -122,6 +122,16 @@ const KNOWN: [Known; 13] = [
         }),
     },
     Known {
+        name: ACL,
+        show: |settings| settings.more(ACL).unwrap_or(STORED).to_owned(),
+        change: Change::Always(|settings, value| access(settings, ACL, value)),
+    },
+    Known {
+        name: READERS,
+        show: |settings| settings.more(READERS).unwrap_or_default().to_owned(),
+        change: Change::Always(|settings, value| access(settings, READERS, value)),
+    },
+    Known {
         name: RETENTION_TYPE,
         show: |settings| settings.retention_type().name().to_owned(),
         change: Change::AtInit(|settings, value| switch(settings, RETENTION_TYPE, value)),
@@ -162,6 +172,13 @@ fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
         let message = format!("{name} cannot be {value:?}; write a number");
         Error::new(Kind::Invalid, message)
     })
+}
+
+/// Who may see what: a mount that is made from now on goes by it.
+fn access(settings: &mut Settings, name: &'static str, value: &str) -> Result<()> {
+    let value = given(value).map(|value| parse_access(name, value));
+    settings.set_more(name, value.transpose()?);
+    Ok(())
 }
 
 /// What is no word for it is refused where the settings are checked.
