@@ -2,9 +2,15 @@
 
 use crate::cli::Host;
 use crate::mount::{run, try_run};
+use crate::served::{self, FILES};
 use crate::sites::Random;
+use keepfs::clock::Clock;
+use keepfs::copy::{SessionState, all_sessions};
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// What `look` finds, at the latest after two minutes.
@@ -340,4 +346,113 @@ fn a_job_that_wants_it_rests_while_a_copy_of_its_backups_is_not_over() {
     shown("state = idle");
     mounted.shell("echo start > .keepfs/jobs/strict/action");
     mounted.same("one");
+}
+
+#[test]
+fn a_copy_whose_tool_died_waits_after_an_hour_and_the_same_tool_finishes_it() {
+    let host = served::Host::new();
+    let now = || Clock::system().now().seconds;
+    let seconds = Arc::new(AtomicI64::new(now()));
+    let tree = host.serve_with(|options| options.clock = Clock::fixed(seconds.clone()));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ear = heard.clone();
+    tree.0
+        .set_listener(Box::new(move |_, record| ear.lock().push(record.state)));
+    tree.0.watch_copies();
+    let state = || {
+        tree.0.tell_copies();
+        let sessions = all_sessions(&host.offsite.open()).unwrap();
+        assert_eq!(sessions.len(), 1);
+        sessions[0].record.state
+    };
+    tree.mkdir("offsite/host/p1");
+    tree.mkdir("offsite/host/p1/a");
+    let copy = |name: &str| {
+        let (from, to) = ("primary/host/p1", "offsite/host/p1");
+        tree.copy(&format!("{from}/{name}"), &format!("{to}/{name}"))
+            .unwrap();
+    };
+    copy(FILES[0]);
+    assert_eq!(state(), SessionState::Running);
+    seconds.store(now() + 3500, SeqCst);
+    assert_eq!(state(), SessionState::Running);
+    seconds.store(now() + 3700, SeqCst);
+    assert_eq!(state(), SessionState::NeedsAction);
+    assert_eq!(state(), SessionState::NeedsAction);
+    assert_eq!(*heard.lock(), [SessionState::NeedsAction]);
+    // Nothing was sealed, and the tool goes on where it was.
+    assert_eq!(tree.fact("offsite/host/p1", "state"), "open");
+    std::thread::sleep(Duration::from_secs(1));
+    copy(FILES[1]);
+    seconds.store(now(), SeqCst);
+    assert_eq!(state(), SessionState::Running);
+    copy(FILES[2]);
+    assert!(tree.becomes_complete("offsite/host/p1"));
+    assert_eq!(state(), SessionState::Success);
+    assert_eq!(
+        *heard.lock(),
+        [SessionState::NeedsAction, SessionState::Success]
+    );
+    // What is discarded is undone.
+    tree.mkdir("offsite/host/p1.partial");
+    tree.copy("primary/host/p1/three", "offsite/host/p1.partial/three")
+        .unwrap();
+    tree.0.tell_copies();
+    let directory = tree.ino("offsite/host");
+    tree.0
+        .remove_directory(directory, b"p1.partial", served::USER)
+        .unwrap();
+    tree.0.tell_copies();
+    let sessions = all_sessions(&host.offsite.open()).unwrap();
+    let states: Vec<_> = sessions
+        .iter()
+        .map(|session| session.record.state)
+        .collect();
+    assert_eq!(states, [SessionState::Success, SessionState::Undone]);
+    host.assert_clean();
+}
+
+#[test]
+fn people_are_told_once_of_each_session_that_ends() {
+    let mounted = Mounted::new();
+    let mut random = Random(13);
+    let packs = mounted.back_up("one", &random.bytes(200_000));
+    let away = mounted.host.path("away");
+    let told = mounted.host.path("told");
+    let config = std::fs::read_to_string(mounted.host.path("keepfs.toml")).unwrap();
+    let notify = format!(
+        "[notify]\nway = \"command\"\ncommand = \"echo $KEEPFS_RESULT >> {}\"\non = [\"success\", \"warning\", \"failed\", \"needs-action\"]\n",
+        told.display()
+    );
+    std::fs::write(mounted.host.path("keepfs.toml"), config + &notify).unwrap();
+    let heard = || std::fs::read_to_string(&told).unwrap_or_default();
+    std::fs::rename(&packs[0], &away).unwrap();
+    mounted
+        .host
+        .expect(4, &["--quiet", "copy", "primary", "offsite"]);
+    assert_eq!(heard(), "needs-action\n");
+    // The same again is the same session in the same state.
+    mounted
+        .host
+        .expect(4, &["--quiet", "copy", "primary", "offsite"]);
+    assert_eq!(heard(), "needs-action\n");
+    // Whoever asked for it wants to hear of it again.
+    let id = mounted.sessions()[0]["id"].as_str().unwrap().to_owned();
+    mounted
+        .host
+        .expect(4, &["--quiet", "session", "retry", &id]);
+    assert_eq!(heard(), "needs-action\nneeds-action\n");
+    std::fs::rename(&away, &packs[0]).unwrap();
+    mounted
+        .host
+        .expect(0, &["--quiet", "session", "retry", &id]);
+    assert_eq!(heard(), "needs-action\nneeds-action\nsuccess\n");
+    // A tool's copy, told by the daemon.
+    mounted.back_up("two", &random.bytes(200_000));
+    mounted.begin();
+    mounted.shell("cp -a primary/web/two offsite/web/");
+    wait_for("a message of the daemon", || {
+        (heard().lines().count() == 4).then_some(())
+    });
+    assert!(heard().ends_with("success\nsuccess\n"));
 }

@@ -67,10 +67,7 @@ impl FileSystem {
     /// From now on tells of tools' copies, and goes on with sessions whose process is gone, on threads of its own, as long as
     /// there is this tree.
     pub fn keep_telling_copies(self: &Arc<Self>) {
-        self.copies.looked_at.store(true, Relaxed);
-        for open in self.open_points.all() {
-            self.copies.watch(&open);
-        }
+        self.watch_copies();
         let tree = Arc::downgrade(self);
         thread::spawn(move || {
             let mut looks = 0;
@@ -86,6 +83,14 @@ impl FileSystem {
                 std::thread::sleep(LOOK);
             }
         });
+    }
+
+    /// From now on [`Self::tell_copies`] tells of all open points.
+    pub fn watch_copies(&self) {
+        self.copies.looked_at.store(true, Relaxed);
+        for open in self.open_points.all() {
+            self.copies.watch(&open);
+        }
     }
 
     /// Writes down how every tool's copy stands.
