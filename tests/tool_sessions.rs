@@ -1,11 +1,12 @@
 //! Copies as sessions in a real mount: what tools copy, what a daemon goes on with, and the same actions through files.
 
 use crate::cli::Host;
-use crate::mount::{run, try_run};
+use crate::mount::{catalog, run, try_run};
 use crate::served::{self, FILES};
 use crate::sites::Random;
 use keepfs::clock::Clock;
-use keepfs::copy::{SessionState, all_sessions};
+use keepfs::copy::{Action, Session, SessionRecord, SessionState, all_sessions};
+use keepfs::filesystem::{FileSystem, Options};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -455,4 +456,33 @@ fn people_are_told_once_of_each_session_that_ends() {
         (heard().lines().count() == 4).then_some(())
     });
     assert!(heard().ends_with("success\nsuccess\n"));
+}
+
+#[test]
+fn what_nobody_acts_on_is_acted_on_only_where_that_is_wished() {
+    let host = served::Host::new();
+    let (primary, offsite) = (host.primary.open(), host.offsite.open());
+    let mut record = SessionRecord::begin(&primary, &offsite, Vec::new());
+    record.state = SessionState::NeedsAction;
+    record.ended = Some(offsite.now());
+    let session = Session::begin(&offsite, record).unwrap();
+    let now = Clock::system().now().seconds;
+    let state_after = |hours: i64, wished: Option<Action>| {
+        let options = Options {
+            clock: Clock::fixed(Arc::new(AtomicI64::new(now + hours * 3600 + 60))),
+            auto_action: wished.map(|action| (action, Duration::from_secs(24 * 3600))),
+            ..Options::new(host.state.path().to_owned())
+        };
+        let both = [("primary", &host.primary), ("offsite", &host.offsite)];
+        let both = both.map(|(name, bench)| (name.to_owned(), catalog(bench)));
+        let tree = Arc::new(FileSystem::new(both.into(), options));
+        tree.resume_sessions();
+        Session::find(&offsite, session.id).unwrap().record.state
+    };
+    assert_eq!(state_after(48, None), SessionState::NeedsAction);
+    assert_eq!(
+        state_after(23, Some(Action::Skip)),
+        SessionState::NeedsAction
+    );
+    assert_eq!(state_after(24, Some(Action::Skip)), SessionState::Warning);
 }
