@@ -9,8 +9,8 @@ use crate::yard::{self, DAY, HOUR, Yard};
 use keepfs::clock::Time;
 use keepfs::copy::{
     Action, DEAD_SECONDS, End, LAST, Outcome, Session, SessionRecord, SessionState,
-    TransferOptions, all_sessions, copy_points, remove_old_sessions, retry_session, skip_session,
-    undo_session, unfinished_sessions,
+    TransferOptions, all_sessions, copy_point, copy_points, remove_old_sessions, retry_session,
+    skip_session, undo_session, unfinished_sessions,
 };
 use keepfs::error::{Error, Kind, Result};
 use keepfs::id::ObjectId;
@@ -195,9 +195,21 @@ fn undo_leaves_what_was_there_before_and_what_others_made_of_it() {
         outcomes(&session),
         [Outcome::Present, Outcome::Copied, Outcome::Waiting]
     );
+    // And what the session has not brought somebody else has, meanwhile.
+    let from = source.open();
+    let third = from
+        .catalog
+        .contents()
+        .point(b"web", b"third")
+        .unwrap()
+        .clone();
+    copy_point(&from, &third, &end, b"web", &impatient(), &progress).unwrap();
     undo_session(session, &end).unwrap().into_result().unwrap();
     let end = target.open();
-    assert_eq!(names(&end), ["old", "mine"].map(str::to_owned).into());
+    assert_eq!(
+        names(&end),
+        ["old", "mine", "third"].map(str::to_owned).into()
+    );
     let options = Options {
         grace_seconds: 0,
         ..Options::default()
@@ -207,6 +219,7 @@ fn undo_leaves_what_was_there_before_and_what_others_made_of_it() {
     }
     let end = target.open();
     assert_eq!(files_of(&end, "web", "old"), files);
+    assert_eq!(files_of(&end, "web", "third"), assorted(7, 40));
     assert_eq!(files_of(&end, "other", "mine"), assorted(6, 40));
     assert_clean("after undo and prune", end.repository());
 }

@@ -5,7 +5,7 @@
 //! failed and why, and which points are its own, so that `undo` takes away these and no others.
 
 use super::plan::{self, Selection, Step, Verdict, plan};
-use super::run::{Copying, Ear, End, Leases, Settled};
+use super::run::{Copying, Ear, End, Leases, SESSION, Settled};
 use super::session::{
     Action, BEAT, FailedPart, Outcome, Session, SessionCounters, SessionPoint, SessionRecord,
     SessionState, unfinished_sessions,
@@ -72,7 +72,7 @@ pub fn conduct_copy(
     let steps = plan(selection, &*source.catalog.refresh()?, &contents)?;
     let session = match unfinished(source, target, &steps)? {
         Some(mut session) => {
-            merge(&mut session.record, &steps, &contents);
+            merge(session.id, &mut session.record, &steps, &contents);
             session.become_ours(SessionState::Running)?;
             session
         }
@@ -122,7 +122,7 @@ pub fn retry_taken(
 ) -> Result<Conducted> {
     let contents = target.catalog.refresh()?;
     let steps = steps_left(&mut session.record, &*source.catalog.refresh()?, &contents);
-    merge(&mut session.record, &steps, &contents);
+    merge(session.id, &mut session.record, &steps, &contents);
     Ok(conduct(
         session,
         &steps,
@@ -159,7 +159,7 @@ pub fn skip_session(mut session: Session) -> Result<SessionReport> {
 /// remove what nobody else needs. What was in the target before, and what others made of it since, stays.
 pub fn undo_session(mut session: Session, target: &End) -> Result<Conducted> {
     session.take(Action::Undo)?;
-    let result = forget_made(&session.record, target);
+    let result = forget_made(session.id, &session.record, target);
     match &result {
         Ok(()) => {
             session.enter(SessionState::Undone);
@@ -177,12 +177,12 @@ pub fn undo_session(mut session: Session, target: &End) -> Result<Conducted> {
     })
 }
 
-fn forget_made(record: &SessionRecord, target: &End) -> Result<()> {
+fn forget_made(session: ObjectId, record: &SessionRecord, target: &End) -> Result<()> {
     let contents = target.catalog.refresh()?;
     let made: Vec<_> = record
         .points
         .iter()
-        .filter_map(|point| made_by(record, point, &contents))
+        .filter_map(|point| made_by(session, point, &contents))
         .collect();
     for point in &made {
         target.catalog.forget(point)?;
@@ -198,7 +198,7 @@ fn forget_made(record: &SessionRecord, target: &End) -> Result<()> {
             let into = contents.backups.get(&known.into);
             known.name == point.name() && into.is_some_and(|into| into.id == point.record.backup)
         });
-        known.any(|known| is_made(record, known, point))
+        known.next().is_some() && is_made(session, point)
     };
     let kept = target.catalog.kept();
     let gone = kept
@@ -208,28 +208,17 @@ fn forget_made(record: &SessionRecord, target: &End) -> Result<()> {
     target.catalog.bury(&gone)
 }
 
-/// The point of the target that a session has made of one of its points.
-fn made_by(record: &SessionRecord, point: &SessionPoint, there: &Contents) -> Option<Arc<Point>> {
+/// The point of the target that this session has made of one of its points.
+fn made_by(session: ObjectId, point: &SessionPoint, there: &Contents) -> Option<Arc<Point>> {
     let found = there.point(&point.into, &point.name)?;
-    is_made(record, point, found).then(|| found.clone())
+    is_made(session, found).then(|| found.clone())
 }
 
-/// Whether a point of the target is what a session has made. It may have made it just before its process died, when its
-/// record did not say so yet; then it is one that was sealed since the session began.
-fn is_made(record: &SessionRecord, point: &SessionPoint, found: &Point) -> bool {
-    let Some(origin) = &found.record.origin else {
-        return false;
-    };
-    let is_copy = origin.repository == record.source.repository
-        && (origin.point, origin.generation) == (point.id, point.generation);
-    is_copy
-        && match point.outcome {
-            Outcome::Copied => true,
-            Outcome::Present => false,
-            Outcome::Waiting | Outcome::Conflict | Outcome::Failed => {
-                found.record.sealed.seconds >= record.started.seconds
-            }
-        }
+/// Whether this session has made a point, and nobody else, whatever its record says of it: the session's own record may
+/// be older than the point, and somebody may have forgotten the point and copied it once more.
+fn is_made(session: ObjectId, found: &Point) -> bool {
+    let mut facts = found.record.more.iter();
+    facts.any(|(name, value)| name == SESSION && *value == session.0)
 }
 
 /// A session between these two that nobody works on, and whose missing points are all among the steps.
@@ -277,15 +266,11 @@ fn steps_left(record: &mut SessionRecord, source: &Contents, target: &Contents) 
 }
 
 /// Puts the steps behind those points of the record that are not among them.
-fn merge(record: &mut SessionRecord, steps: &[Step], there: &Contents) {
+fn merge(session: ObjectId, record: &mut SessionRecord, steps: &[Step], there: &Contents) {
     let before = std::mem::take(&mut record.points);
     let points = steps.iter().map(|step| {
         let mut point = session_point(step);
-        let known = before
-            .iter()
-            .find(|known| is_of(known, step))
-            .unwrap_or(&point);
-        if point.outcome == Outcome::Present && made_by(record, known, there).is_some() {
+        if point.outcome == Outcome::Present && made_by(session, &point, there).is_some() {
             point.outcome = Outcome::Copied;
         }
         point
@@ -360,7 +345,10 @@ fn conduct(
         attempts,
         progress,
     };
-    let result = Copying::new(source, target, *options, progress).and_then(|mut copying| {
+    let id = conductor.session.lock().id;
+    let copying = Copying::new(source, target, *options, progress);
+    let result = copying.and_then(|copying| {
+        let mut copying = copying.of_session(id);
         let leases = copying.leases();
         let result = conductor.beating(&leases, || copying.steps(steps, &conductor));
         if result.is_err() {

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// Points whose records are written together at most: what a kill makes a rerun walk again.
 const PENDING_MAX: usize = 64;
+/// [`PointRecord::more`](crate::point::PointRecord::more): the session that has made the point.
+pub(super) const SESSION: &str = "session";
 /// How often a pause looks whether somebody asked to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -181,6 +183,8 @@ pub(super) struct Copying<'a> {
     progress: &'a Progress,
     transfer: Transfer,
     options: TransferOptions,
+    /// The session that it is a run of: written into the record of each point that it makes.
+    session: Option<ObjectId>,
     leases: Arc<Leases>,
     pending: Vec<Pending>,
     /// The target's points at the beginning, if every chunk they refer to was hashed there or came from this source.
@@ -208,11 +212,18 @@ impl<'a> Copying<'a> {
             progress,
             transfer: Transfer::new(source.trees.clone(), writer, options),
             options,
+            session: None,
             leases: Arc::default(),
             pending: Vec::new(),
             trusted,
             settled_bytes: 0,
         })
+    }
+
+    /// The same, as a run of this session.
+    pub(super) fn of_session(mut self, session: ObjectId) -> Self {
+        self.session = Some(session);
+        self
     }
 
     pub(super) fn leases(&self) -> Arc<Leases> {
@@ -379,6 +390,10 @@ impl<'a> Copying<'a> {
             point: step.point.id,
             generation: step.point.generation,
         });
+        // What made the source's point is another one.
+        record.more.retain(|(name, _)| name != SESSION);
+        let session = self.session.map(|id| (SESSION.to_owned(), id.0.to_vec()));
+        record.more.extend(session);
         match self.target.catalog.commit(&step.into, Draft { record }) {
             Ok(point) => Ok((Outcome::Copied, Some(point))),
             Err(error) if error.kind() == Kind::AlreadyExists => self.taken(step, error),
