@@ -6,6 +6,10 @@
 //! prefers the idle one. So once so many calls in a row have come from one thread, the receivers stay on the processor
 //! on which that thread was last, and go where they like again when somebody else calls or when bytes are moved,
 //! where work side by side is worth more than the switch.
+//!
+//! Only beside other work: where a processor is idle the scheduler moves the tool there with each answer, whatever the
+//! receivers do, and nothing is gained (measured with `rsync --link-dest` of 10,000 files on two processors: 2.4 s for
+//! 4.1 s beside builds, and no less on an idle machine).
 
 use crate::thread;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -24,11 +28,18 @@ pub(super) struct Near {
     row: AtomicU32,
     others: AtomicU32,
     processor: AtomicU32,
+    /// Whether other work keeps all processors busy.
+    is_busy: fn() -> bool,
 }
 
 impl Near {
     pub(super) fn new() -> Self {
+        Self::with(is_busy)
+    }
+
+    fn with(is_busy: fn() -> bool) -> Self {
         Self {
+            is_busy,
             caller: AtomicU32::new(0),
             row: AtomicU32::new(0),
             others: AtomicU32::new(0),
@@ -41,7 +52,8 @@ impl Near {
         if thread == self.caller.load(Relaxed) {
             if self.row.fetch_add(1, Relaxed) % ROW == ROW - 1 {
                 self.others.store(0, Relaxed);
-                let processor = processor_of(thread).unwrap_or(ANY);
+                let near = processor_of(thread).filter(|_| (self.is_busy)());
+                let processor = near.unwrap_or(ANY);
                 self.processor.store(processor, Relaxed);
             }
         } else if thread != 0 && self.is_enough() {
@@ -63,6 +75,15 @@ impl Near {
         self.others.store(0, Relaxed);
         self.processor.store(ANY, Relaxed);
     }
+}
+
+/// Whether as many threads want to run as there are processors, this one counted: field 4 of proc_loadavg(5).
+fn is_busy() -> bool {
+    let facts = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let running = facts.split_whitespace().nth(3);
+    let running = running.and_then(|field| field.split('/').next()?.parse::<usize>().ok());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    running.is_some_and(|running| running >= processors)
 }
 
 /// The processor on which a thread was last: field 39 of proc_pid_stat(5).
@@ -96,7 +117,10 @@ mod tests {
 
     #[test]
     fn receivers_stay_near_an_only_caller_and_leave_for_others_and_for_bytes() {
-        let near = Near::new();
+        let idle = Near::with(|| false);
+        calls(&idle, this(), 2 * ROW);
+        assert!(!is_near(&idle));
+        let near = Near::with(|| true);
         calls(&near, this(), 10);
         assert!(!is_near(&near));
         calls(&near, this(), ROW);
