@@ -65,6 +65,19 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Copied => "copied",
+            Self::Present => "present",
+            Self::Conflict => "conflict",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// One end of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Party {

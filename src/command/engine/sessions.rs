@@ -2,7 +2,7 @@
 
 use super::{Telling, text};
 use crate::command::session::LogLine;
-use crate::copy::{self, End, Outcome, Session, SessionPoint, SessionRecord, TransferOptions};
+use crate::copy::{self, End, Session, SessionRecord, TransferOptions};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectId;
 use crate::point::Catalog;
@@ -78,22 +78,12 @@ pub struct PartFacts {
     pub attempts: u32,
 }
 
-fn outcome(point: &SessionPoint) -> &'static str {
-    match point.outcome {
-        Outcome::Waiting => "waiting",
-        Outcome::Copied => "copied",
-        Outcome::Present => "present",
-        Outcome::Conflict => "conflict",
-        Outcome::Failed => "failed",
-    }
-}
-
 /// What a session is and did.
 pub(in crate::command) fn tell(session: &Session) -> SessionFacts {
     let record = &session.record;
     let points = record.points.iter().map(|point| PointFacts {
         point: SessionFacts::name(&point.into, &point.name),
-        outcome: outcome(point),
+        outcome: point.outcome.name(),
         bytes: point.bytes,
     });
     let failed = record.failed.iter().map(|part| PartFacts {

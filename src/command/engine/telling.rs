@@ -3,7 +3,7 @@
 use super::text;
 use crate::clock::Clock;
 use crate::command::Host;
-use crate::copy::{Conducted, FailedPart, Outcome, SessionPoint, SessionRecord, SessionState};
+use crate::copy::{Conducted, FailedPart, SessionPoint, SessionRecord, SessionState};
 use crate::id::ObjectId;
 use crate::notify::{Ended, Ending, Notifier, Object};
 use std::collections::BTreeSet;
@@ -125,16 +125,9 @@ fn failed_object(part: &FailedPart) -> Object {
 }
 
 fn point_object(point: &SessionPoint) -> Object {
-    let outcome = match point.outcome {
-        Outcome::Waiting => "waiting",
-        Outcome::Copied => "copied",
-        Outcome::Present => "present",
-        Outcome::Conflict => "conflict",
-        Outcome::Failed => "failed",
-    };
     Object {
         path: format!("{}/{}", text(&point.into), text(&point.name)),
-        outcome: outcome.to_owned(),
+        outcome: point.outcome.name().to_owned(),
         reason: String::new(),
     }
 }
